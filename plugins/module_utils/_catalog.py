@@ -1,0 +1,53 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""The table of steps: for each module that a transaction can list, its argument spec, its plan, its action."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from ._errors import IsolationError
+from ._steps import compact_memory, cpu_governor, cpuset, drop_caches, irq_affinity, move_tasks, reserve_cpus
+
+STEPS: Dict[str, ModuleType] = {
+    "compact_memory": compact_memory,
+    "cpu_governor": cpu_governor,
+    "cpuset": cpuset,
+    "drop_caches": drop_caches,
+    "irq_affinity": irq_affinity,
+    "move_tasks": move_tasks,
+    "reserve_cpus": reserve_cpus,
+}
+
+COLLECTION = "vfio.isolation."
+Item = Tuple[str, str, Dict[str, Any]]
+
+
+def read_items(items: Sequence[Any]) -> List[Item]:
+    """What a list of steps names: for each item where it stands, the module's name, its arguments.
+
+    An item is a mapping of one module to its arguments; `when: false` beside it leaves it out. Raises IsolationError.
+    """
+    read = (_read_item(item, f"steps: item {position}") for position, item in enumerate(items, 1))
+    return [item for item in read if item is not None]
+
+
+def _read_item(item: Any, where: str) -> Optional[Item]:
+    named = {key: value for key, value in item.items() if key != "when"} if isinstance(item, Mapping) else {}
+    if len(named) != 1:
+        raise IsolationError(f"{where}: expected one module with its arguments, such as drop_caches: {{}}")
+    ((name, arguments),) = named.items()
+    short = str(name)[len(COLLECTION) :] if str(name).startswith(COLLECTION) else str(name)
+    if short not in STEPS:
+        raise IsolationError(f"{where}: there is no step {name!r}; there are {', '.join(STEPS)}")
+    if not isinstance(arguments, (Mapping, type(None))):
+        raise IsolationError(f"{where}: the arguments of {name} are no mapping")
+    wanted = str(item.get("when", True)).lower()
+    if wanted not in ("true", "false"):
+        raise IsolationError(f"{where}: when is {item['when']!r}; expected true or false")
+    return (where, short, dict(arguments or {})) if wanted == "true" else None

@@ -1,0 +1,82 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""CPU sets, and the kernel's two ways to write one: CPU list and CPU mask.
+
+Source: Documentation/admin-guide/kernel-parameters.rst (CPU lists), cpuset(7) (masks).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import FrozenSet, Iterable
+
+CpuSet = FrozenSet[int]
+
+NONE: CpuSet = frozenset()
+
+# Far above any kernel's NR_CPUS (8192): a slip such as 0-99999999999 must not fill the memory.
+LIMIT = 1 << 16
+
+_RANGE = re.compile(r"(\d+)(?:-(\d+)(?::(\d+)/(\d+))?)?\Z", re.ASCII)
+
+
+def parse_range(text: str) -> CpuSet:
+    """The CPUs of one range: `3`, `0-6`, or `0-31:1/2` (of every group of 2, the first 1).
+
+    Raises ValueError with what was expected.
+    """
+    match = _RANGE.match(text)
+    if not match:
+        raise ValueError("expected a number, a range such as 0-6, or 0-31:1/2")
+    first, last, used, group = match.groups()
+    low = int(first)
+    high = low if last is None else int(last)
+    if high < low:
+        raise ValueError(f"the range ends ({high}) before it begins ({low})")
+    if high >= LIMIT:
+        raise ValueError(f"{high} is more than any kernel has ({LIMIT - 1})")
+    if group is None:
+        return frozenset(range(low, high + 1))
+    if not 0 < int(used) <= int(group):
+        raise ValueError(f"of every group of {group}, {used} cannot be used")
+    return frozenset(n for n in range(low, high + 1) if (n - low) % int(group) < int(used))
+
+
+def parse_list(text: str) -> CpuSet:
+    """The set that a kernel CPU list such as `0-6,16-22` writes; the empty text is the empty set."""
+    text = text.strip()
+    if not text:
+        return NONE
+    return frozenset().union(*(parse_range(part.strip()) for part in text.split(",")))
+
+
+def format_list(cpus: Iterable[int]) -> str:
+    """The shortest CPU list, as the kernel prints it: sorted, ranges joined."""
+    ranges = []
+    for cpu in sorted(cpus):
+        if ranges and ranges[-1][1] == cpu - 1:
+            ranges[-1][1] = cpu
+        else:
+            ranges.append([cpu, cpu])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)
+
+
+def parse_mask(text: str) -> CpuSet:
+    """The set that a CPU mask such as `ff,ffffffff` writes: hexadecimal, groups of 32 bits."""
+    bits = int(text.strip().replace(",", "") or "0", 16)
+    return frozenset(n for n in range(bits.bit_length()) if bits >> n & 1)
+
+
+def format_mask(cpus: Iterable[int]) -> str:
+    """The CPU mask of a set, in comma-separated groups of 32 bits."""
+    bits = sum(1 << cpu for cpu in set(cpus))
+    groups = [bits & 0xFFFFFFFF]
+    while bits >> 32:
+        bits >>= 32
+        groups.append(bits & 0xFFFFFFFF)
+    first, rest = groups[-1], groups[-2::-1]
+    return ",".join([f"{first:x}"] + [f"{group:08x}" for group in rest])

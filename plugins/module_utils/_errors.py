@@ -1,0 +1,37 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""What can go wrong, each as one sentence for the person who reads it."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+
+class IsolationError(Exception):
+    """A request that cannot be carried out; its text is the sentence to show."""
+
+
+class Refused(IsolationError):
+    """The kernel (or systemd) refused a write."""
+
+    def __init__(self, where: str, value: str, reason: str, code: int = 0) -> None:
+        self.where = where
+        self.value = value
+        self.code = code
+        super().__init__(f"{where} refused {value!r}: {reason}")
+
+    @classmethod
+    def of(cls, error: OSError, where: str, value: str) -> Refused:
+        """An OSError of a write to the file `where`."""
+        code = error.errno or 0
+        name = errno.errorcode.get(code, "error")
+        return cls(where, value, f"{os.strerror(code)} ({name})", code)
+
+
+class Immovable(Exception):
+    """A setting that the kernel keeps for itself, or that is gone: skipped with this reason, never an error."""

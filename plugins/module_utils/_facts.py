@@ -1,0 +1,66 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""What can be told of a host without changing it: topology, what it supports, claims, drift."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict, List, Optional, Tuple
+
+from ._cpus import format_list
+from ._errors import IsolationError
+from ._steps.reserve_cpus import choose
+from ._transaction import Engine
+
+
+def gather(engine: Engine) -> Tuple[Dict[str, Any], List[str]]:
+    """The facts of a host, and warnings. CPUs are CPU lists. Raises IsolationError where the journal is not to trust."""
+    journal, drift = engine.inspect()
+    resources = engine.resources
+    version = resources.cgroups.version()
+    strategy, reason = _strategy("auto", version)
+    facts = {
+        "topology": resources.topology.facts(),
+        "supported": _supported(engine, version, strategy),
+        "strategy": strategy,
+        "strategy_reason": reason,
+        "strategy_in_use": drift.notes.get("strategy"),
+        "claims": {
+            name: {"steps": [{step.name: step.arguments} for step in claim.steps]}
+            for name, claim in journal.claims.items()
+        },
+        "vm_cpus": drift.notes.get("vm_cpus", ""),
+        "host_cpus": drift.notes.get("host_cpus", format_list(resources.topology.online())),
+        "drift": [
+            {"address": change.address, "expected": change.after, "actual": change.before} for change in drift.changes
+        ],
+    }
+    return facts, drift.warnings
+
+
+def _strategy(asked: str, version: int) -> Tuple[Optional[str], str]:
+    try:
+        return choose(asked, version, os.uname().release)
+    except IsolationError as error:
+        return None, str(error)
+
+
+def _supported(engine: Engine, version: int, best: Optional[str]) -> Dict[str, Any]:
+    resources = engine.resources
+    policies = resources.cpufreq.policies()
+    partitions = best == "partition"
+    strategies = ["partition"] if partitions else []
+    strategies += [name for name in ("slices", "tasks") if _strategy(name, version)[0]]
+    return {
+        "cgroup_version": version,
+        "systemd": resources.systemd.running(),
+        "partitions": partitions,
+        "strategies": strategies,
+        "cpufreq": bool(policies),
+        "governors": sorted({governor for name, _cpus in policies for governor in resources.cpufreq.governors(name)}),
+        "irqbalance": resources.irqbalance.running() is not None,
+    }

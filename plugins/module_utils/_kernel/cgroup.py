@@ -1,0 +1,351 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""cgroup v2: the cpuset controller of every cgroup, whoever owns it.
+
+Source: Documentation/admin-guide/cgroup-v2.rst, section Cpuset.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Callable, Iterator, List, Optional, Set, Tuple
+
+from .._cpus import CpuSet, format_list, parse_list
+from .._errors import Immovable, IsolationError, Refused
+from .host import Host
+from .kind import Kind
+from .systemd import Systemd, unit_of
+from .threads import start_time
+
+PARTITION = "cpuset.cpus.partition"
+
+
+class Cgroups:
+    """The cgroup hierarchy that has the cpuset controller. Paths begin with `/`, the root of the hierarchy."""
+
+    def __init__(self, host: Host, systemd: Systemd) -> None:
+        self.host = host
+        self.systemd = systemd
+        self._mount: Optional[str] = None
+
+    def version(self) -> int:
+        """2, 1, or 0 where this host has no cpuset controller at all.
+
+        Some systems mount several v1 hierarchies with a v2 one beside them, so the first cgroup mount says little.
+        """
+        version = 0
+        for line in (self.host.read("/proc/self/mountinfo") or "").splitlines():
+            place, _dash, filesystem = line.partition(" - ")
+            words = filesystem.split()
+            mount = place.split()[4]
+            if words[0] == "cgroup2" and "cpuset" in (self.host.read(f"{mount}/cgroup.controllers") or "").split():
+                self._mount = mount
+                return 2
+            if words[0] == "cgroup" and "cpuset" in words[-1].split(","):
+                version = 1
+        return version
+
+    def file(self, cgroup: str, name: str = "") -> str:
+        """The path of a cgroup's directory, or of a file in it."""
+        if self._mount is None and self.version() != 2:
+            raise IsolationError(
+                "this host's cpuset controller is not on cgroup v2; boot it with systemd.unified_cgroup_hierarchy=1"
+            )
+        return f"{self._mount}{'' if cgroup == '/' else cgroup}{'/' if name else ''}{name}"
+
+    def exists(self, cgroup: str) -> bool:
+        """Whether there is such a cgroup."""
+        return self.host.exists(self.file(cgroup, "cgroup.procs"))
+
+    def read(self, cgroup: str, name: str) -> str:
+        """A cgroup's file; empty where it has none (the controller is off)."""
+        return self.host.read(self.file(cgroup, name)) or ""
+
+    def cpus(self, cgroup: str, name: str = "cpuset.cpus") -> CpuSet:
+        """One of a cgroup's CPU lists."""
+        return parse_list(self.read(cgroup, name))
+
+    def children(self, cgroup: str) -> List[str]:
+        """The cgroups directly below one."""
+        base = "" if cgroup == "/" else cgroup
+        return [f"{base}/{name}" for name in self.host.list(self.file(cgroup)) if self.exists(f"{base}/{name}")]
+
+    def walk(self, cgroup: str = "/") -> Iterator[Tuple[str, List[str]]]:
+        """A cgroup and all below it, parents first, each with its children."""
+        pending = [cgroup]
+        top = self.host.path(self.file("/"))
+        while pending:
+            path = pending.pop()
+            base = "" if path == "/" else path
+            try:
+                with os.scandir(top + base) as entries:
+                    children = sorted(f"{base}/{entry.name}" for entry in entries if entry.is_dir())
+            except OSError:  # it went while we walked
+                continue
+            yield path, children
+            pending.extend(children)
+
+    def processes(self, cgroup: str) -> List[int]:
+        """The processes of a cgroup, without those below it."""
+        return [int(pid) for pid in self.read(cgroup, "cgroup.procs").split()]
+
+    def threads(self, cgroup: str) -> List[int]:
+        """The threads of a cgroup, without those below it."""
+        listed = self.host.read(self.file(cgroup, "cgroup.threads"))
+        if listed is not None:
+            return [int(thread) for thread in listed.split()]
+        # EOPNOTSUPP: a `domain invalid` cgroup does not list its threads.
+        return [int(thread) for pid in self.processes(cgroup) for thread in self.host.list(f"/proc/{pid}/task")]
+
+    def inherit_again(self, cgroup: str, file: str, emptied: Set[str]) -> bool:
+        """Make the emptied lists below a cgroup's parent inherited, where its tasks keep the kernel from that.
+
+        The kernel answers ENOSPC to emptying the list of a populated cgroup, so the controller is switched off and on
+        again below the parent, and every other list written back. False where that would disturb cpusets further
+        down (those of running VMs, say) or partitions.
+        """
+        parent = cgroup.rpartition("/")[0] or "/"
+        children = self.children(parent)
+        for child in children:
+            if "cpuset" in self.read(child, "cgroup.subtree_control").split():
+                return False
+            if self.read(child, PARTITION) not in ("", "member"):
+                return False
+        lists = [(child, name, self.read(child, name)) for child in children for name in ("cpuset.cpus", "cpuset.mems")]
+        self.host.write(self.file(parent, "cgroup.subtree_control"), "-cpuset")
+        self.host.write(self.file(parent, "cgroup.subtree_control"), "+cpuset")
+        for child, name, value in lists:
+            if value and not (name == file and child in emptied):
+                self.host.write(self.file(child, name), value)
+        return True
+
+    def owner(self, cgroup: str) -> Optional[str]:
+        """The systemd unit that must be asked to change this cgroup; None where it is written directly."""
+        return unit_of(cgroup) if self.systemd.running() else None
+
+
+class CgroupKind(Kind):
+    """A setting of one cgroup; the name is the cgroup's path."""
+
+    family = "cgroup"
+
+    def __init__(self, cgroups: Cgroups) -> None:
+        self._cgroups = cgroups
+
+    def valid_name(self, name: str) -> bool:
+        """An absolute path that stays inside the hierarchy."""
+        parts = name.split("/")[1:]
+        return name == "/" or (
+            name.startswith("/") and "\n" not in name and all(part not in ("", ".", "..") for part in parts)
+        )
+
+    def _depth(self, name: str) -> int:
+        return name.count("/")
+
+
+class Existence(CgroupKind):
+    """`cgroup.exists:/host.slice`: present or absent."""
+
+    def read(self, name: str) -> Optional[str]:
+        """Whether the cgroup is there."""
+        return "present" if self._cgroups.exists(name) else "absent"
+
+    def write(self, name: str, value: str) -> None:
+        """Create or remove it, through systemd where it is a unit."""
+        unit = self._cgroups.owner(name)
+        if value == "present":
+            if unit:
+                self._cgroups.systemd.start(unit)
+            else:
+                self._directory(name, os.mkdir, value)
+            return
+        if self._cgroups.children(name) or "populated 1" in self._cgroups.read(name, "cgroup.events"):
+            raise Immovable("something runs in it, so it stays")  # stopping a slice would stop the VMs in it
+        if unit:
+            self._cgroups.systemd.stop(unit)
+        else:
+            self._directory(name, os.rmdir, value)
+
+    def _directory(self, name: str, call: Callable[[str], None], value: str) -> None:
+        path = self.where(name)
+        try:
+            call(self._cgroups.host.path(path))
+        except OSError as error:
+            raise Refused.of(error, path, value) from error
+        self._cgroups.host.note_write(f"{path} {value}")
+
+    def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
+        """Created early, parents first; removed late, children first."""
+        depth = self._depth(name) / 1000
+        return [(1 + depth, new)] if new == "present" else [(12 - depth, new)]
+
+    def where(self, name: str) -> str:
+        """The cgroup's directory."""
+        return self._cgroups.file(name)
+
+    def valid_value(self, value: str) -> bool:
+        """Present or absent."""
+        return value in ("present", "absent")
+
+
+class Controller(CgroupKind):
+    """`cgroup.controller:/`: whether the cpuset controller is enabled for the children of a cgroup."""
+
+    def read(self, name: str) -> Optional[str]:
+        """Enabled or disabled."""
+        enabled = self._cgroups.read(name, "cgroup.subtree_control").split()
+        return "enabled" if "cpuset" in enabled else "disabled"
+
+    def write(self, name: str, value: str) -> None:
+        """Enable or disable it."""
+        if value == "disabled":
+            self._cgroups.systemd.settle()  # systemd takes the controller away by itself once no unit asks for it
+            if self.read(name) == value:
+                return
+            holder = next((c for c in self._cgroups.children(name) if self._in_use(c)), None)
+            if holder:
+                raise Immovable(f"{holder} has a cpuset of its own")
+        self._cgroups.host.write(self.where(name), "+cpuset" if value == "enabled" else "-cpuset")
+
+    def _in_use(self, child: str) -> bool:
+        return bool(self.read(child) == "enabled" or self._cgroups.cpus(child) or self._cgroups.read(child, "cpuset.mems"))
+
+    def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
+        """Enabled from the root down, disabled from the leaves up."""
+        depth = self._depth(name) / 1000 if name != "/" else 0
+        return [(2 + depth, new)] if new == "enabled" else [(13 - depth, new)]
+
+    def where(self, name: str) -> str:
+        """The file."""
+        return self._cgroups.file(name, "cgroup.subtree_control")
+
+    def valid_value(self, value: str) -> bool:
+        """Enabled or disabled."""
+        return value in ("enabled", "disabled")
+
+
+class CpusetList(CgroupKind):
+    """`cgroup.cpus:/user.slice`, `cgroup.mems:...`: the configured list, empty where it is inherited.
+
+    The configured list, not the effective one: giving back the latter would make an inherited list explicit.
+    """
+
+    def __init__(self, cgroups: Cgroups, file: str, prop: str) -> None:
+        super().__init__(cgroups)
+        self._file = file
+        self._prop = prop
+        # Lists that systemd was told to empty, and that the kernel may still hold.
+        self._pending: Set[str] = set()
+
+    def read(self, name: str) -> Optional[str]:
+        """The configured list."""
+        return format_list(self._cgroups.cpus(name, self._file))
+
+    def write(self, name: str, value: str) -> None:
+        """Set the list, through systemd where the cgroup is a unit's."""
+        unit = self._cgroups.owner(name)
+        if not unit:
+            self._cgroups.host.write(self.where(name), value)
+            return
+        if value or name not in self._pending:
+            self._cgroups.systemd.set_property(unit, self._prop, value)
+        elif not self._cgroups.inherit_again(name, self._file, self._pending):
+            everything = self._cgroups.read("/", f"{self._file}.effective")
+            self._cgroups.host.write(self.where(name), everything)
+            raise Immovable(f"the kernel empties no list of a cgroup with tasks: it holds all of {everything} now")
+        if not value:
+            self._pending.add(name)
+
+    def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
+        """First all lists shrink to what they keep, then partitions grow, then their siblings.
+
+        So no CPU is ever in the lists of a partition and of its sibling, which would invalidate the partition. A list
+        that is to be empty mostly goes away with the controller, when systemd finds that no unit needs it; where the
+        controller stays, a second write comes late.
+        """
+        before, after = parse_list(old), parse_list(new)
+        kept = before & after
+        if not before or (after and kept == after):
+            return [(3, new)]
+        grow = 4 if self._cgroups.read(name, PARTITION) not in ("", "member") else 5
+        shrunk = [(3.0, format_list(kept))] if kept not in (frozenset(), before) else []
+        return [*shrunk, (grow, new)] + ([] if new else [(13.5, new)])
+
+    def where(self, name: str) -> str:
+        """The file."""
+        return self._cgroups.file(name, self._file)
+
+
+class Partition(CgroupKind):
+    """`cgroup.partition:/machine.slice`: member, root or isolated; `isolated invalid (reason)` where the kernel
+    took the partition away."""
+
+    def read(self, name: str) -> Optional[str]:
+        """The partition's state, with the kernel's reason where it is invalid."""
+        return self._cgroups.read(name, PARTITION) or "member"
+
+    def write(self, name: str, value: str) -> None:
+        """Set the partition type."""
+        self._cgroups.host.write(self.where(name), value.split()[0])
+
+    def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
+        """Dissolved before any list changes, formed after all have.
+
+        An invalid one must be dissolved first: on 6.1, writing its type again changes nothing.
+        """
+        dissolve = [(0.0, "member")] if old != "member" else []
+        return dissolve + ([(6.0, new)] if new != "member" else [])
+
+    def where(self, name: str) -> str:
+        """The file."""
+        return self._cgroups.file(name, PARTITION)
+
+    def valid_value(self, value: str) -> bool:
+        """A type, with or without the kernel's note."""
+        return value.split(" ")[0] in ("member", "root", "isolated") and "\n" not in value
+
+
+class Place(CgroupKind):
+    """`task.cgroup:PID:START`: the cgroup of a process."""
+
+    restless = True
+
+    def read(self, name: str) -> Optional[str]:
+        """Its cgroup's path; None where it has ended, or another has its number now."""
+        pid, start = name.split(":")
+        if start_time(self._cgroups.host, int(pid)) != int(start):
+            return None
+        for line in (self._cgroups.host.read(f"/proc/{pid}/cgroup") or "").splitlines():
+            if line.startswith("0::"):
+                return line[3:]
+        return None
+
+    def write(self, name: str, value: str) -> None:
+        """Move it with all its threads."""
+        try:
+            self._cgroups.host.write(self._cgroups.file(value, "cgroup.procs"), name.split(":")[0])
+        except Refused as refused:
+            if self.read(name) is None:
+                raise Immovable("the process has ended") from None
+            raise refused
+
+    def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
+        """Behind the cpusets."""
+        return [(8, new)]
+
+    def where(self, name: str) -> str:
+        """The file that tells."""
+        return f"/proc/{name.split(':')[0]}/cgroup"
+
+    def valid_name(self, name: str) -> bool:
+        """Process id and start time, in clock ticks since boot."""
+        pid, _colon, start = name.partition(":")
+        return pid.isdigit() and start.isdigit()
+
+    def valid_value(self, value: str) -> bool:
+        """A cgroup's path."""
+        return super().valid_name(value)

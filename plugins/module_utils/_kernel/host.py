@@ -1,0 +1,148 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""The one place where this collection reads and writes a host: files, commands, thread affinities.
+
+Everything else asks here, so a test can put a temporary tree, a recorder of writes or a fault in its place.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import Callable, List, Optional, Sequence, Tuple
+
+from .._cpus import CpuSet
+from .._errors import Immovable, Refused
+
+Run = Callable[[Sequence[str]], Tuple[int, str, str]]
+
+
+def run_command(argv: Sequence[str]) -> Tuple[int, str, str]:
+    """Run a command without a shell: (exit code, standard output, standard error)."""
+    done = subprocess.run(  # bounded: systemctl itself gives up on a manager that does not answer
+        list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False
+    )
+    return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+
+
+class Host:
+    """A Linux host, seen below `root` (another path in a container that sees the host's `/proc` and `/sys` there).
+
+    `wrote` is called with a description after each single write that reached the kernel, systemd or the journal;
+    `writes` counts them.
+    """
+
+    def __init__(
+        self, root: str = "/", run: Run = run_command, wrote: Optional[Callable[[str], None]] = None
+    ) -> None:
+        self.root = root.rstrip("/")
+        self._run = run
+        self._wrote = wrote
+        self.writes = 0
+
+    def note_write(self, what: str) -> None:
+        """Count a write, and tell whoever watches."""
+        self.writes += 1
+        if self._wrote:
+            self._wrote(what)
+
+    def path(self, path: str) -> str:
+        """Where an absolute path of the host is seen from here."""
+        return self.root + path
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or directory is there."""
+        return os.path.exists(self.root + path)
+
+    def list(self, path: str) -> List[str]:
+        """The names in a directory, sorted; none where there is no such directory."""
+        try:
+            return sorted(os.listdir(self.root + path))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def read(self, path: str) -> Optional[str]:
+        """A file's text without its last newline; None where there is no such file, or it went meanwhile."""
+        try:
+            with open(self.root + path, "rb", buffering=0) as stream:
+                return stream.read().decode(errors="replace").rstrip("\n")
+        except OSError:
+            # /proc and /sys answer ENOENT, ESRCH, ENODEV, EIO or EOPNOTSUPP for what is not there (any more).
+            return None
+
+    def write(self, path: str, value: str) -> None:
+        """Write a kernel file in one write(2), as the kernel wants it. Raises Refused."""
+        try:
+            descriptor = os.open(self.root + path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, (value + "\n").encode())
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise Refused.of(error, path, value) from error
+        self.note_write(f"{path} = {value}")
+
+    def save(self, path: str, text: str, mode: int = 0o644) -> None:
+        """Put a file of our own in place, whole or not at all, and durable. Raises Refused."""
+        target = self.root + path
+        beside = target + ".new"
+        try:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+            with open(descriptor, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(descriptor)
+            os.replace(beside, target)
+        except OSError as error:
+            raise Refused.of(error, path, "a new version of the file") from error
+        self.note_write(f"saved {path}")
+
+    def remove(self, path: str) -> None:
+        """Remove a file of our own, if it is there."""
+        try:
+            os.unlink(self.root + path)
+        except FileNotFoundError:
+            return
+        self.note_write(f"removed {path}")
+
+    def remove_empty(self, path: str) -> None:
+        """Remove a directory if it is there and empty."""
+        try:
+            os.rmdir(self.root + path)
+        except OSError:
+            return
+        self.note_write(f"removed {path}")
+
+    def change(self, *argv: str) -> None:
+        """Run a command that changes something. Raises Refused with what it printed."""
+        code, _out, err = self._run(argv)
+        if code != 0:
+            raise Refused(" ".join(argv[:-1]), argv[-1], err.strip() or f"exit code {code}", code)
+        self.note_write(" ".join(argv))
+
+    def ask(self, *argv: str) -> Optional[str]:
+        """What a command that changes nothing prints; None where it fails."""
+        code, out, _err = self._run(argv)
+        return out if code == 0 else None
+
+    def affinity(self, thread: int) -> Optional[CpuSet]:
+        """The CPUs that a thread may run on; None where it has ended. See sched_getaffinity(2)."""
+        try:
+            return frozenset(os.sched_getaffinity(thread))
+        except OSError:
+            return None
+
+    def set_affinity(self, thread: int, cpus: CpuSet) -> None:
+        """Bind a thread to CPUs, see sched_setaffinity(2). Raises Immovable where it has ended or may not move."""
+        try:
+            os.sched_setaffinity(thread, cpus)
+        except ProcessLookupError:
+            raise Immovable("the thread has ended") from None
+        except OSError as error:
+            raise Immovable(f"the kernel keeps this thread's affinity ({os.strerror(error.errno or 0)})") from error
+        self.note_write(f"affinity of thread {thread}")

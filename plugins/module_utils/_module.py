@@ -1,0 +1,91 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""From a module's arguments to a step, to the engine, to a result: the only file here that imports Ansible."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+from ._catalog import STEPS, read_items
+from ._errors import IsolationError
+from ._journal import Step
+from ._kernel.host import Host
+from ._transaction import LOCK_TIMEOUT, Engine, Outcome
+
+COMMON: Dict[str, Any] = {"lock_timeout": {"type": "float", "default": LOCK_TIMEOUT}}
+CLAIM: Dict[str, Any] = {"claim": {"type": "str"}}
+
+
+def run(arguments: Mapping[str, Any], call: Callable[[AnsibleModule, Engine], Dict[str, Any]], **checks: Any) -> None:
+    """Be a module: parse, call with the engine of this host, and exit with what comes back.
+
+    `checks` are AnsibleModule's, such as `mutually_exclusive`.
+    """
+    module = AnsibleModule(argument_spec={**arguments, **COMMON}, supports_check_mode=True, **checks)
+    engine = Engine(Host(run=_runner(module)), module.params["lock_timeout"])
+    try:
+        result = call(module, engine)
+    except IsolationError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+def run_step(name: str) -> None:
+    """Be the module of one step."""
+
+    def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
+        own = STEPS[name].ARGUMENTS
+        step = Step(name, {option: module.params[option] for option in own})
+        if module.params["claim"] is None:
+            outcome = engine.once(step, module.check_mode)
+        else:
+            outcome = engine.extend(module.params["claim"], step, module.check_mode)
+        return {**told(module, outcome), **outcome.actions.get(name, {})}
+
+    run({**STEPS[name].ARGUMENTS, **CLAIM}, call)
+
+
+def read_steps(items: Sequence[Any]) -> List[Step]:
+    """The steps of a list, each checked by its own module's argument spec. Raises IsolationError."""
+    steps = []
+    for where, name, given in read_items(items):
+        checked = ArgumentSpecValidator(STEPS[name].ARGUMENTS).validate(given)
+        if checked.error_messages:
+            raise IsolationError(f"{where} ({name}): {'; '.join(checked.error_messages)}")
+        steps.append(Step(name, checked.validated_parameters))
+    return steps
+
+
+def told(module: AnsibleModule, outcome: Outcome) -> Dict[str, Any]:
+    """An outcome as a module's result."""
+    for warning in outcome.warnings:
+        module.warn(warning)
+    changes = [change._asdict() for change in outcome.changes]
+    result: Dict[str, Any] = {
+        "changed": outcome.changed,
+        "changes": changes,
+        "prior": outcome.prior,
+        "left_alone": [{"address": a, "reason": reason} for a, reason in sorted(outcome.skipped.items())],
+        **outcome.notes,
+    }
+    if module._diff:
+        result["diff"] = {
+            "before": "".join(f"{change['address']} {change['before']}\n" for change in changes),
+            "after": "".join(f"{change['address']} {change['after']}\n" for change in changes),
+        }
+    return result
+
+
+def _runner(module: AnsibleModule) -> Callable[[Sequence[str]], Tuple[int, str, str]]:
+    def run_command(argv: Sequence[str]) -> Tuple[int, str, str]:
+        code, out, err = module.run_command(list(argv))
+        return int(code), str(out), str(err)
+
+    return run_command

@@ -1,0 +1,192 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""From claims to what would change: the fold over the host's state, and the thread affinities that follow from it.
+
+Nothing here writes.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, List, Mapping, NamedTuple, Set, Tuple
+
+from ._affinity import Pin, Tree, effective_cpus, targets
+from ._catalog import STEPS
+from ._cpus import NONE, CpuSet, format_list, parse_list
+from ._journal import Claim, Journal, Step
+from ._kernel.threads import identify
+from ._resources import THREAD, Resources
+from ._state import Author, State
+
+
+class Change(NamedTuple):
+    """One setting that is not as it should be."""
+
+    address: str
+    before: str
+    after: str
+
+
+class Plan(NamedTuple):
+    """What the claims come to on this host."""
+
+    changes: List[Change]
+    # Threads that have their affinity, and must still have it when the cpusets have changed.
+    keeps: List[Change]
+    state: State
+    wishes: Dict[str, str]  # thread affinities to record, by address
+    holds: Dict[str, Set[str]]
+
+
+def fold(
+    resources: Resources,
+    journal: Journal,
+    claims: Mapping[str, Claim],
+    given_back: Mapping[str, str],
+    leaving: Tuple[Step, ...] = (),
+) -> Plan:
+    """Plan all claims, one over the other.
+
+    They are planned over the actual values, so what others may move (interrupts, within the host's CPUs) is
+    satisfied where it is. Only the settings of claims that leave or change, `given_back`, start from their baseline.
+    """
+    state = State(resources, given_back)
+    for name, claim in claims.items():
+        for index, step in enumerate(claim.steps):
+            state.author = Author(name, index, step.name)
+            STEPS[step.name].plan(step.arguments, state)
+    state.author = Author("", 0, "restore")
+    held = {address for claim in journal.claims.values() for address in claim.holds}
+    for step in leaving:
+        if hasattr(STEPS[step.name], "heirs"):
+            STEPS[step.name].heirs(state, held)
+    wanted = {a: v for a, v in given_back.items() if not a.startswith(THREAD)}
+    wanted.update(state.planned)
+    changes = []
+    for address, value in wanted.items():
+        actual = state.actual(address)
+        if actual is None and address not in state.planned:
+            continue  # what is gone needs nothing back
+        if actual != value:
+            changes.append(Change(address, actual or "", value))
+    narrowing = state.narrowing | {name for name in journal.claims if _holds_threads(journal.claims[name])}
+    keeps: List[Change] = []
+    wishes: Dict[str, str] = {}
+    if narrowing or _narrows(changes):
+        threads, wishes = _threads(resources, journal, state, changes)
+        keeps = [thread for thread in threads if thread.before == thread.after] if _narrows(changes) else []
+        changes += [thread for thread in threads if thread.before != thread.after]
+    holds = {name: set(state.holds.get(name, ())) for name in claims}
+    for name in state.narrowing & set(claims):
+        holds[name].update(wishes)
+    return Plan(changes, keeps, state, wishes, holds)
+
+
+def _holds_threads(claim: Claim) -> bool:
+    return any(address.startswith(("cgroup.", THREAD)) for address in claim.holds)
+
+
+def _threads(
+    resources: Resources, journal: Journal, state: State, changes: List[Change]
+) -> Tuple[List[Change], Dict[str, str]]:
+    recorded = {
+        address.partition(":")[2]: parse_list(value)
+        for address, value in journal.baseline.items()
+        if address.startswith(THREAD)
+    }
+    pins = _pins(resources, state, changes, set(recorded), parse_list(journal.kept_off))
+    found: List[Change] = []
+    wishes: Dict[str, str] = {}
+    now = {pin.name: pin.cpus for pin in pins}
+    for name, (wish, target) in sorted(targets(pins, recorded).items()):
+        address = f"{THREAD}:{name}"
+        wishes[address] = format_list(wish)
+        found.append(Change(address, format_list(now[name]), format_list(target)))
+        state.planned[address] = format_list(target)
+    return found, wishes
+
+
+def _pins(
+    resources: Resources, state: State, changes: List[Change], recorded: Set[str], kept_off: CpuSet
+) -> List[Pin]:
+    """The threads whose affinity must be looked after, with the room that their cgroup gives them now and then.
+
+    One pass over all threads: sched_getaffinity for each, and more only for those that differ from their cgroup.
+    """
+    known = {int(name.split(":")[0]) for name in recorded}
+    tree = list(resources.cgroups.walk())
+    before = _rooms_now(resources, tree)
+    after = _rooms_then(resources, state, tree, before) if _narrows(changes) else before
+    moved = _moved(resources, changes)
+    pins = []
+    for path, _children in tree:
+        room, then = before[path], after[path]
+        confined = path == "/" and bool(kept_off or state.kept_off)
+        if confined:
+            room, then = room - kept_off or room, then - state.kept_off or then
+        for thread in resources.cgroups.threads(path):
+            cpus = resources.host.affinity(thread)
+            if cpus is None or (cpus == room and thread not in known and not confined):
+                continue
+            identity = identify(resources.host, thread)
+            if identity is None or not identity[1]:
+                continue
+            pins.append(Pin(identity[0], cpus, room, after.get(moved[thread], then) if thread in moved else then))
+    return pins
+
+
+def _narrows(changes: List[Change]) -> bool:
+    return any(change.address.startswith(("cgroup.", "task.cgroup:")) for change in changes)
+
+
+def _moved(resources: Resources, changes: List[Change]) -> Dict[int, str]:
+    moved = {}
+    for change in changes:
+        if change.address.startswith("task.cgroup:"):
+            pid = change.address.split(":")[1]
+            for thread in resources.host.list(f"/proc/{pid}/task"):
+                moved[int(thread)] = change.after
+    return moved
+
+
+def _rooms_now(resources: Resources, tree: Tree) -> Dict[str, CpuSet]:
+    """The effective CPUs of every cgroup; one without the controller has those of its nearest ancestor."""
+    rooms: Dict[str, CpuSet] = {}
+    for path, children in tree:
+        own = resources.cgroups.cpus(path, "cpuset.cpus.effective")
+        rooms[path] = own or rooms.get(path) or resources.topology.online()
+        for child in children:
+            rooms[child] = rooms[path]
+    return rooms
+
+
+def _rooms_then(
+    resources: Resources, state: State, tree: Tree, before: Dict[str, CpuSet]
+) -> Dict[str, CpuSet]:
+    """The effective CPUs of every cgroup once the changes are made, by the kernel's rules."""
+    cgroups = resources.cgroups
+    paths = {path for path, _children in tree}
+    new = {
+        address.partition(":")[2]
+        for address, value in {**state.given_back, **state.planned}.items()
+        if address.startswith("cgroup.exists:") and value == "present"
+    } - paths
+    listed = tree + [(path, []) for path in sorted(new)]
+    whole = [(path, children + [n for n in sorted(new) if (n.rpartition("/")[0] or "/") == path]) for path, children in listed]
+    configured: Dict[str, CpuSet] = {}
+    partitions: Dict[str, CpuSet] = {}
+    for path, _children in whole[1:]:
+        cpus = state.cpus(f"cgroup.cpus:{path}") if _controlled(state, path) else NONE
+        if cpus:
+            configured[path] = cpus
+            if state.get(f"cgroup.partition:{path}") in ("root", "isolated"):
+                partitions[path] = cpus
+    return effective_cpus(configured, partitions, whole, resources.topology.online())
+
+
+def _controlled(state: State, path: str) -> bool:
+    """Whether a cgroup has (or will have) a cpuset of its own: files are only read where there are any."""
+    return state.get(f"cgroup.controller:{path.rpartition('/')[0] or '/'}") == "enabled"

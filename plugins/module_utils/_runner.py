@@ -1,0 +1,69 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""The host runner: the engine without Ansible, one JSON request on standard input, one JSON answer on standard output.
+
+`{"do": "apply", "claim": "win11", "steps": [{"drop_caches": {}}]}`, `{"do": "revert", "claims": ["win11"]}`
+(no claims: all), `{"do": "audit"}`; `"check": true` changes nothing. Arguments left out take their defaults.
+Exit code 1 and `{"error": ...}` where it fails.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, Dict
+
+from ._catalog import STEPS, read_items
+from ._errors import IsolationError
+from ._journal import Step
+from ._kernel.host import Host
+from ._transaction import LOCK_TIMEOUT, Engine, Outcome
+
+
+def answer(request: Dict[str, Any], host: Host) -> Dict[str, Any]:
+    """Carry out one request. Raises IsolationError."""
+    engine = Engine(host, float(request.get("lock_timeout", LOCK_TIMEOUT)))
+    check = bool(request.get("check", False))
+    verb = request.get("do")
+    if verb == "apply":
+        steps = [_step(*item) for item in read_items(request["steps"])]
+        return _told(engine.apply(request["claim"], steps, check))
+    if verb == "revert":
+        return _told(engine.revert(request.get("claims"), check))
+    if verb == "audit":
+        journal, drift = engine.inspect()
+        return {"claims": sorted(journal.claims), "drift": _told(drift)["changes"]}
+    raise IsolationError(f"do: {verb!r} is none of apply, revert, audit")
+
+
+def _step(where: str, name: str, given: Dict[str, Any]) -> Step:
+    spec = STEPS[name].ARGUMENTS
+    unknown = set(given) - set(spec)
+    if unknown:
+        raise IsolationError(f"{where}: {name} has no option {', '.join(sorted(unknown))}")
+    missing = [option for option in spec if spec[option].get("required") and given.get(option) is None]
+    if missing:
+        raise IsolationError(f"{where}: {name} needs {', '.join(missing)}")
+    return Step(name, {option: given.get(option, spec[option].get("default")) for option in spec})
+
+
+def _told(outcome: Outcome) -> Dict[str, Any]:
+    return {**outcome._asdict(), "changes": [change._asdict() for change in outcome.changes], "prior": outcome.prior}
+
+
+def main() -> int:
+    """Read, carry out, answer."""
+    try:
+        json.dump(answer(json.load(sys.stdin), Host()), sys.stdout)
+    except IsolationError as error:
+        json.dump({"error": str(error)}, sys.stdout)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""reserve_cpus: take CPUs away from the host for virtual machines, by the best strategy that the host has."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, Dict, Mapping, Tuple
+
+from .._cpus import NONE, CpuSet, format_list
+from .._errors import IsolationError
+from .._state import State
+
+ARGUMENTS: Dict[str, Any] = {
+    "cpus": {"type": "raw", "required": True},
+    "emulator_cpus": {"type": "raw"},
+    "strategy": {"type": "str", "choices": ["auto", "partition", "slices", "tasks"], "default": "auto"},
+    "partition_type": {"type": "str", "choices": ["auto", "isolated", "root"], "default": "auto"},
+    "cgroup": {"type": "str", "default": "/machine.slice"},
+}
+
+# Since 6.1 a partition can be isolated, and says so when the kernel takes it away.
+WORKING_PARTITIONS = (6, 1)
+
+
+def choose(asked: str, version: int, release: str) -> Tuple[str, str]:
+    """The strategy, and why: `version` is that of the cpuset controller's cgroup, `release` the kernel's."""
+    if version == 0:
+        raise IsolationError("this kernel has no cgroup with a cpuset controller; enable CONFIG_CPUSETS")
+    if version == 1 or asked == "tasks":
+        raise IsolationError(
+            f"strategy {asked}: this host's cpuset controller is on cgroup v{version}, and strategy tasks (cgroup v1)"
+            " is not there yet; boot the host with cgroup v2 and use strategy auto, partition or slices"
+        )
+    if asked != "auto":
+        return asked, "as asked"
+    match = re.match(r"(\d+)\.(\d+)", release)
+    if match and (int(match.group(1)), int(match.group(2))) >= WORKING_PARTITIONS:
+        return "partition", f"cgroup v2, and Linux {release} has isolated cpuset partitions"
+    return "slices", f"cgroup v2, but Linux {release} has no isolated cpuset partitions (they came with 6.1)"
+
+
+def plan(arguments: Mapping[str, Any], state: State) -> None:
+    """Turn the strategy into cpusets and a partition; reservations of several claims add up."""
+    cpus = state.evaluate(arguments["cpus"], "cpus")
+    given = arguments["emulator_cpus"]
+    emulator = state.evaluate(given, "emulator_cpus") if given not in (None, "", []) else NONE
+    cgroup = "/" + arguments["cgroup"].strip("/")
+    if not state.resources.kinds["cgroup.exists"].valid_name(cgroup):
+        raise IsolationError(f"cgroup: {arguments['cgroup']!r} is not the path of a cgroup")
+    strategy, reason = choose(arguments["strategy"], state.resources.cgroups.version(), os.uname().release)
+    state.notes.update(strategy=strategy, strategy_reason=reason)
+
+    state.reserved[cgroup] = state.reserved.get(cgroup, NONE) | cpus | emulator
+    everything: CpuSet = frozenset().union(*state.reserved.values())
+    host = state.resources.topology.online() - everything
+    if not host:
+        raise IsolationError(f"cpus: {format_list(everything)} are all CPUs of this host; leave it at least one")
+    state.notes.update(vm_cpus=format_list(everything), host_cpus=format_list(host))
+    if strategy == "partition":
+        _partition(state, cgroup, _type(arguments["partition_type"], emulator), host)
+    else:
+        _slices(state, everything, host)
+
+
+def _type(asked: str, emulator: CpuSet) -> str:
+    """In an isolated partition the kernel does not spread threads, so several emulator CPUs need `root`."""
+    return asked if asked != "auto" else ("root" if len(emulator) > 1 else "isolated")
+
+
+def _partition(state: State, cgroup: str, kind: str, host: CpuSet) -> None:
+    for other, theirs in state.reserved.items():
+        both = theirs & state.reserved[cgroup]
+        if other != cgroup and both:
+            raise IsolationError(f"cpus: CPU {format_list(both)} is in the partition {other} already")
+    types = {kind, state.partition_types.setdefault(cgroup, kind)}
+    state.partition_types[cgroup] = "root" if "root" in types else "isolated"
+    state.narrow(cgroup, state.reserved[cgroup])
+    state.assign(f"cgroup.partition:{cgroup}", state.partition_types[cgroup])
+    parent = cgroup.rpartition("/")[0] or "/"
+    for sibling in state.resources.cgroups.children(parent):
+        # A sibling that lists one of the CPUs itself would make the partition invalid.
+        listed = state.cpus(f"cgroup.cpus:{sibling}")
+        if sibling != cgroup and sibling not in state.reserved and listed & state.reserved[cgroup]:
+            state.narrow(sibling, (listed - state.reserved[cgroup]) or host)
+
+
+def _slices(state: State, everything: CpuSet, host: CpuSet) -> None:
+    for child in state.resources.cgroups.children("/"):
+        if child not in state.reserved:
+            listed = state.cpus(f"cgroup.cpus:{child}")
+            state.narrow(child, ((listed - everything) & host if listed else host) or host)
+    state.keep_off(everything)

@@ -1,0 +1,349 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""One engine for every door: apply a claim, give claims back, tell drift. All or nothing, under one lock."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from ._catalog import STEPS
+from ._cpus import format_list
+from ._errors import Immovable, IsolationError
+from ._journal import Claim, Journal, Step, Store
+from ._kernel.host import Host
+from ._kernel.systemd import SETTLED
+from ._planning import Change, Plan, fold
+from ._resources import THREAD, Resources
+from ._state import State
+
+LOCK_TIMEOUT = 60.0
+PASSES = 10
+# A claim of this name is never written to the journal: a single module's work that nobody named.
+UNCLAIMED = ""
+
+
+class Outcome(NamedTuple):
+    """What was done, or in check mode what would be."""
+
+    changed: bool
+    changes: List[Change]
+    skipped: Dict[str, str]
+    actions: Dict[str, Any]
+    notes: Dict[str, object]
+    warnings: List[str]
+    writes: int = 0
+
+    @property
+    def prior(self) -> Dict[str, str]:
+        """Address -> value just before, of everything that changed; `Engine.restore_prior` takes it back."""
+        return {change.address: change.before for change in self.changes}
+
+
+class Engine:
+    """The engine on one host."""
+
+    def __init__(self, host: Host, lock_timeout: float = LOCK_TIMEOUT) -> None:
+        self._host = host
+        self._lock_timeout = lock_timeout
+        self.resources = Resources(host)
+        self.store = Store(host, self.resources.check, STEPS.__contains__)
+
+    def apply(self, claim: str, steps: Sequence[Step], check: bool = False) -> Outcome:
+        """Make a claim, or bring the host back to it; with `check`, only tell what that would change.
+
+        Raises IsolationError, with the host as it was before.
+        """
+        with self.store.locked(self._lock_timeout):
+            journal = self.store.load()
+            return self._apply(journal, claim, tuple(steps), tuple(steps), check)
+
+    def _apply(
+        self, journal: Journal, claim: str, steps: Tuple[Step, ...], acting: Tuple[Step, ...], check: bool
+    ) -> Outcome:
+        """Make the claim these steps; those of `acting` that are actions run where anything is to be done."""
+        if not claim.isprintable() or not claim.strip() or len(claim) > 255:
+            raise IsolationError(f"claim: {claim[:40]!r} is no name; expected 1 to 255 printable characters")
+        old = journal.claims.get(claim)
+        claims = dict(journal.claims)
+        claims[claim] = Claim(steps, old.holds if old else ())
+        changed_claim = old is None or old.steps != steps
+        # A claim that only grows gives nothing back.
+        leaving = [old] if old and old.steps != steps[: len(old.steps)] else []
+        plan = self._fold(journal, claims, leaving)
+        if not changed_claim and not plan.changes:
+            return self._outcome(plan, (), {}, check)
+        if check:
+            return self._outcome(plan, acting, {}, check)._replace(changed=True)
+        return self._carry_out(journal, claims, claim, plan, acting)
+
+    def extend(self, claim: str, step: Step, check: bool = False) -> Outcome:
+        """Add a step to a claim, unless it is there already; the claim's other steps stand."""
+        with self.store.locked(self._lock_timeout):
+            journal = self.store.load()
+            old = journal.claims.get(claim)
+            steps = old.steps if old else ()
+            if step in steps:
+                return self._apply(journal, claim, steps, (), check)
+            return self._apply(journal, claim, (*steps, step), (step,), check)
+
+    def once(self, step: Step, check: bool = False) -> Outcome:
+        """Carry out one step that no claim owns: it is not journalled, `Outcome.prior` leads back."""
+        with self.store.locked(self._lock_timeout):
+            journal = self.store.load()
+            plan = fold(self.resources, journal, {UNCLAIMED: Claim((step,), ())}, {})
+            if check:
+                return self._outcome(plan, (step,), {}, check)
+            writer = _Writer(self.resources, plan.state)
+            try:
+                actions = writer.run(plan, [step], UNCLAIMED)
+            except IsolationError as error:
+                back = fold(self.resources, journal, {}, {c.address: c.before for c in plan.changes})
+                raise _rolled_back(error, _Writer(self.resources, back.state).give_back(back)) from error
+            return self._outcome(plan, (step,), actions, check, writer)
+
+    def revert(self, names: Optional[Iterable[str]] = None, check: bool = False) -> Outcome:
+        """Give back what claims hold (all claims where None), but for what the others still want."""
+        with self.store.locked(self._lock_timeout):
+            journal = self.store.load()
+            leaving = [n for n in (journal.claims if names is None else names) if n in journal.claims]
+            if not leaving:
+                return Outcome(False, [], {}, {}, {"claims": []}, self._warnings())
+            claims = {name: claim for name, claim in journal.claims.items() if name not in leaving}
+            plan = self._fold(journal, claims, [journal.claims[name] for name in leaving])
+            plan.state.notes["claims"] = leaving
+            if check:
+                return self._outcome(plan, (), {}, check)._replace(changed=True)
+            baseline = {**journal.baseline, **plan.wishes}
+            if baseline != journal.baseline:
+                self.store.save(journal._replace(baseline=baseline))
+            writer = _Writer(self.resources, plan.state)
+            failures = writer.give_back(plan)
+            if failures:
+                raise IsolationError(
+                    f"not everything could be given back: {'; '.join(failures)}. The rest is back, and the journal"
+                    " still knows these: mend the cause and restore again"
+                )
+            self.store.save(_pruned(Journal(baseline, claims), plan))
+            return self._outcome(plan, (), {}, check, writer)._replace(changed=True)
+
+    def restore_prior(self, prior: Mapping[str, str], check: bool = False) -> Outcome:
+        """Write back values that a module returned as `prior`. Raises IsolationError where one is not to be trusted."""
+        for address, value in prior.items():
+            self.resources.check(address, value)
+        with self.store.locked(self._lock_timeout):
+            journal = self.store.load()
+            wishes = {address: value for address, value in prior.items() if address.startswith(THREAD)}
+            known = journal._replace(baseline={**journal.baseline, **wishes})
+            plan = fold(self.resources, known, {}, prior)
+            if check:
+                return self._outcome(plan, (), {}, check)
+            writer = _Writer(self.resources, plan.state)
+            failures = writer.give_back(plan)
+            if failures:
+                raise IsolationError(f"not everything could be given back: {'; '.join(failures)}")
+            return self._outcome(plan, (), {}, check, writer)
+
+    def inspect(self) -> Tuple[Journal, Outcome]:
+        """The journal, and as an outcome the drift: every setting that the claims would have otherwise."""
+        with self.store.locked(self._lock_timeout):
+            journal = self.store.load()
+            return journal, self._outcome(self._fold(journal, journal.claims, []), (), {}, True)
+
+    def _fold(self, journal: Journal, claims: Mapping[str, Claim], leaving: Sequence[Claim]) -> Plan:
+        held = {address for claim in leaving for address in claim.holds}
+        given_back = {address: value for address, value in journal.baseline.items() if address in held}
+        return fold(
+            self.resources, journal, claims, given_back, tuple(step for claim in leaving for step in claim.steps)
+        )
+
+    def _carry_out(
+        self, journal: Journal, claims: Dict[str, Claim], claim: str, plan: Plan, steps: Sequence[Step]
+    ) -> Outcome:
+        """Journal first, then write; once more while processes fork behind our back."""
+        changes: List[Change] = []
+        actions: Dict[str, Any] = {}
+        acted: Sequence[Step] = steps
+        writer = _Writer(self.resources, plan.state)
+        before = journal
+        try:
+            for _pass in range(PASSES):
+                journal = _recorded(journal, claims, plan)
+                self.store.save(journal)
+                writer.state = plan.state
+                actions.update(writer.run(plan, acted, claim))
+                changes += plan.changes
+                if not any(change.address.startswith("task.cgroup:") for change in plan.changes):
+                    break
+                acted = ()
+                plan = self._fold(journal, journal.claims, [])
+                if not plan.changes:
+                    break
+            else:
+                plan.state.warnings.append(f"processes kept forking: gave up moving them after {PASSES} passes")
+        except IsolationError as error:
+            raise _rolled_back(error, self._roll_back(before, journal, claim)) from error
+        self.store.save(_pruned(journal, plan, claim))
+        outcome = self._outcome(plan, steps, actions, False, writer)
+        return outcome._replace(changed=True, changes=sorted(changes))
+
+    def _roll_back(self, before: Journal, now: Journal, claim: str) -> List[str]:
+        """Lead back to the claims that there were. Returns what could not be written."""
+        if claim not in now.claims:  # not even the journal could be written
+            return []
+        plan = self._fold(now, before.claims, [now.claims[claim]])
+        failures = _Writer(self.resources, plan.state).give_back(plan)
+        if not failures:
+            self.store.save(before)
+        return failures
+
+    def _warnings(self) -> List[str]:
+        return [self.store.warning] if self.store.warning else []
+
+    def _outcome(
+        self,
+        plan: Plan,
+        steps: Sequence[Step],
+        actions: Dict[str, Any],
+        check: bool,
+        writer: Optional[_Writer] = None,
+    ) -> Outcome:
+        skipped = {**plan.state.skipped, **(writer.skipped if writer else {})}
+        changes = [change for change in plan.changes if change.address not in skipped]
+        acts = any(hasattr(STEPS[step.name], "act") for step in steps)
+        return Outcome(
+            bool(changes) or acts,
+            sorted(changes),
+            skipped,
+            actions,
+            plan.state.notes,
+            self._warnings() + plan.state.warnings,
+            self._host.writes,
+        )
+
+
+def _recorded(journal: Journal, claims: Mapping[str, Claim], plan: Plan) -> Journal:
+    """The journal with the claims, and the baseline of what is about to be touched; what is saved stays."""
+    baseline = {change.address: change.before for change in plan.changes if not change.address.startswith(THREAD)}
+    baseline.update(journal.baseline)
+    baseline.update(plan.wishes)
+    merged = {
+        name: claim._replace(holds=tuple(sorted({*claim.holds, *plan.holds[name]}))) for name, claim in claims.items()
+    }
+    return Journal(baseline, merged, format_list(plan.state.kept_off))
+
+
+def _pruned(journal: Journal, plan: Plan, changed_claim: str = "") -> Journal:
+    """The journal without what no claim holds any more, and without threads that have ended."""
+    claims = {}
+    for name, claim in journal.claims.items():
+        holds = plan.holds[name] | (set() if name == changed_claim else set(claim.holds))
+        alive = (a for a in holds if not a.startswith(THREAD) or a in plan.wishes)
+        claims[name] = claim._replace(holds=tuple(sorted(alive)))
+    held = {address for claim in claims.values() for address in claim.holds}
+    baseline = {address: value for address, value in journal.baseline.items() if address in held}
+    return Journal(baseline, claims, format_list(plan.state.kept_off))
+
+
+def _rolled_back(error: IsolationError, failures: List[str]) -> IsolationError:
+    if failures:
+        return IsolationError(f"{error}. Rolling back failed in part: {'; '.join(failures)}. Run restore to go on")
+    return IsolationError(f"{error}. Everything is back as it was")
+
+
+class _Writer:
+    """Writes changes in their order, and reads them back."""
+
+    def __init__(self, resources: Resources, state: State) -> None:
+        self._resources = resources
+        self.state = state
+        self.skipped: Dict[str, str] = {}
+
+    def run(self, plan: Plan, steps: Sequence[Step], claim: str) -> Dict[str, Any]:
+        """Write family by family, each where the claim's first step that needs it stands, between the actions.
+
+        Returns what the actions tell, by step. Raises IsolationError at the first refusal.
+        """
+        changes = plan.changes + plan.keeps
+        place = {family: float(len(steps)) for family in self._families(changes)}
+        for change in changes:
+            author = self.state.authors.get(change.address)
+            if author and author.claim == claim:
+                family = self._family(change)
+                place[family] = min(place[family], author.index)
+        agenda: List[Tuple[float, str, Optional[Step]]] = [(place[f], f, None) for f in place]
+        agenda += [(i, "", step) for i, step in enumerate(steps) if hasattr(STEPS[step.name], "act")]
+        told: Dict[str, Any] = {}
+        for position, family, step in sorted(agenda, key=lambda item: item[0]):
+            if step is None:
+                failures = self._write_family(family, changes, stop=True)
+                if failures:
+                    raise IsolationError(failures[0])
+                continue
+            try:
+                told[step.name] = STEPS[step.name].act(step.arguments, self._resources)
+            except IsolationError as error:
+                raise IsolationError(f"step {int(position) + 1} ({step.name}): {error}") from error
+        return told
+
+    def give_back(self, plan: Plan) -> List[str]:
+        """Write all that can be written. Returns a sentence for each that could not."""
+        changes = plan.changes + plan.keeps
+        failures = []
+        for family in self._families(changes):
+            failures += self._write_family(family, changes, stop=False)
+        return failures
+
+    def _family(self, change: Change) -> str:
+        return self._resources.find(change.address)[0].family
+
+    def _families(self, changes: Sequence[Change]) -> List[str]:
+        needed = {self._family(change) for change in changes}
+        return [f for f in dict.fromkeys(kind.family for kind in self._resources.kinds.values()) if f in needed]
+
+    def _write_family(self, family: str, changes: Sequence[Change], stop: bool) -> List[str]:
+        writes = []
+        for change in changes:
+            kind, name = self._resources.find(change.address)
+            if kind.family == family:
+                writes += [(s, change.address, value) for s, value in kind.stages(name, change.before, change.after)]
+        failures: List[str] = []
+        for stage, address, value in sorted(writes):
+            try:
+                if stage >= SETTLED:
+                    self._resources.systemd.settle()
+                self._write(address, value)
+            except Immovable as reason:
+                self.skipped[address] = str(reason)
+            except IsolationError as error:
+                failures.append(self._sentence(address, str(error)))
+                if stop:
+                    return failures
+        self._resources.systemd.settle()
+        for change in changes:
+            if self._family(change) == family and not failures:
+                failures += self._verify(change)
+        return failures
+
+    def _write(self, address: str, value: str) -> None:
+        kind, name = self._resources.find(address)
+        if kind.read(name) != value:
+            kind.write(name, value)
+
+    def _verify(self, change: Change) -> List[str]:
+        kind, name = self._resources.find(change.address)
+        if kind.restless or change.address in self.skipped:
+            return []
+        now = kind.read(name)
+        if now == change.after:
+            return []
+        if now and now.startswith(f"{change.after} invalid"):
+            return [self._sentence(change.address, f"{kind.where(name)}: the kernel made the partition {now}")]
+        return [self._sentence(change.address, f"{kind.where(name)} took {change.after!r}, but reads {now!r}")]
+
+    def _sentence(self, address: str, what: str) -> str:
+        author = self.state.authors.get(address)
+        return f"step {author.index + 1} ({author.step}): {what}" if author and author.step else what

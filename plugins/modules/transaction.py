@@ -1,0 +1,200 @@
+#!/usr/bin/python
+
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: transaction
+short_description: Apply a claim, a list of steps, as one transaction
+version_added: 0.1.0
+description:
+  - Carries out a list of steps on a host in one go, under one lock, and records them in the journal
+    C(/run/vfio-isolation/journal.json) as a claim. M(vfio.isolation.restore) gives everything back.
+  - All or nothing. Where a step fails, what was changed is written back, the claim is what it was before, and the
+    message names the step.
+  - A second run with the same steps changes nothing, unless something drifted. With other steps, the claim becomes these
+    steps. What only the former ones changed is given back.
+  - The claims of a host add up. Each is planned over the ones before it.
+author:
+  - Contributors to the vfio.isolation project (@vfio-isolation)
+extends_documentation_fragment:
+  - vfio.isolation._attributes
+  - vfio.isolation._options
+  - vfio.isolation._options.cpus
+attributes:
+  idempotent:
+    support: full
+options:
+  claim:
+    description: The name of the claim, such as V(host) or the name of a virtual machine, of 1 to 255 printable characters.
+    type: str
+    required: true
+  steps:
+    description:
+      - The steps in their order. Each item names one module, with or without the name of the collection, and holds its
+        arguments, which are checked as that module checks them. Without arguments, the name alone is enough.
+      - The modules are M(vfio.isolation.compact_memory), M(vfio.isolation.cpu_governor), M(vfio.isolation.cpuset),
+        M(vfio.isolation.drop_caches), M(vfio.isolation.irq_affinity), M(vfio.isolation.move_tasks) and
+        M(vfio.isolation.reserve_cpus).
+      - The options C(claim) and C(lock_timeout) of these modules belong to the transaction, not to a step.
+      - C(drop_caches) and C(compact_memory) act where the claim is new or changes something, and not where there is
+        nothing to do.
+    type: list
+    elements: raw
+    required: true
+seealso:
+  - module: vfio.isolation.restore
+  - module: vfio.isolation.isolation_facts
+"""
+
+EXAMPLES = r"""
+---
+- name: Isolate CPUs 4 to 7 for virtual machines
+  vfio.isolation.transaction:
+    claim: host
+    steps:
+      - drop_caches
+      - cpu_governor:
+          governor: performance
+          cpus: 4-7
+          if_unsupported: skip
+      - reserve_cpus:
+          cpus: 4-7
+      - compact_memory
+      - irq_affinity:
+          cpus: 4-7
+  become: true
+
+- name: Show what a claim with two cpusets would change, and change nothing
+  vfio.isolation.transaction:
+    claim: batch
+    steps:
+      - vfio.isolation.cpuset:
+          path: /batch.slice
+          cpus: 0-1
+      - vfio.isolation.cpuset:
+          path: /user.slice
+          operation: mask
+          cpus: 0-1
+  become: true
+  check_mode: true
+  diff: true
+
+- name: Give everything back
+  vfio.isolation.restore:
+    claims:
+      - host
+  become: true
+"""
+
+RETURN = r"""
+---
+claim:
+  description: The name of the claim.
+  returned: success
+  type: str
+  sample: host
+actions:
+  description: >-
+    What the steps that act tell, by the name of their module, such as C(freed_bytes) of M(vfio.isolation.drop_caches) and
+    C(free_huge_blocks) of M(vfio.isolation.compact_memory). Empty in check mode, and where there was nothing to do.
+  returned: success
+  type: dict
+  sample:
+    drop_caches: {"freed_bytes": 1874329600}
+    compact_memory: {"free_huge_blocks": [{"node": 0, "before": 311, "after": 1490}]}
+strategy:
+  description: The strategy that was taken, V(partition) or V(slices).
+  returned: success, where a claim of the host reserves CPUs
+  type: str
+  sample: partition
+strategy_reason:
+  description: Why this strategy was taken.
+  returned: success, where a claim of the host reserves CPUs
+  type: str
+  sample: cgroup v2, and Linux 6.1.0-40-amd64 has isolated cpuset partitions
+vm_cpus:
+  description: The CPUs that all claims of the host reserve together, as a CPU list.
+  returned: success, where a claim of the host reserves CPUs
+  type: str
+  sample: 4-7
+host_cpus:
+  description: The online CPUs that are left to the host, as a CPU list.
+  returned: success, where a claim of the host reserves CPUs
+  type: str
+  sample: 0-3
+changes:
+  description: The settings that were changed, or in check mode would be, sorted by address.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    address:
+      description: The address of the setting. M(vfio.isolation.restore) explains addresses.
+      type: str
+    before:
+      description: The value just before.
+      type: str
+    after:
+      description: The value that was written.
+      type: str
+  sample:
+    - {"address": "cgroup.cpus:/machine.slice", "before": "", "after": "4-7"}
+    - {"address": "cpufreq.governor:policy4", "before": "schedutil", "after": "performance"}
+    - {"address": "irq.affinity:24", "before": "0-7", "after": "0-3"}
+prior:
+  description: >-
+    The value that each changed setting had just before, by address. The option O(vfio.isolation.restore#module:prior)
+    takes it.
+  returned: success
+  type: dict
+  sample:
+    "cgroup.cpus:/machine.slice": ""
+    "cpufreq.governor:policy4": "schedutil"
+    "irq.affinity:24": "0-7"
+left_alone:
+  description: The settings that were meant but not changed, sorted by address.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    address:
+      description: The address of the setting.
+      type: str
+    reason:
+      description: Why it was left alone.
+      type: str
+  sample:
+    - {"address": "irq.affinity:27", "reason": "managed by the kernel"}
+"""
+
+from typing import Any, Dict
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.vfio.isolation.plugins.module_utils._module import read_steps, run, told
+from ansible_collections.vfio.isolation.plugins.module_utils._transaction import Engine
+
+ARGUMENTS = {
+    "claim": {"type": "str", "required": True},
+    "steps": {"type": "list", "elements": "raw", "required": True},
+}
+
+
+def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
+    """Apply the claim."""
+    claim = module.params["claim"]
+    outcome = engine.apply(claim, read_steps(module.params["steps"]), module.check_mode)
+    return {**told(module, outcome), "claim": claim, "actions": outcome.actions}
+
+
+def main() -> None:
+    """Be the module."""
+    run(ARGUMENTS, call)
+
+
+if __name__ == "__main__":
+    main()
