@@ -21,7 +21,7 @@ options:
     type: float
     default: 60.0
 notes:
-  - Needs root on the host, so usually C(become: true).
+  - Needs root on the host, usually by C(become).
   - The host needs Python 3.8 or later and nothing else.
 """
 
@@ -50,7 +50,7 @@ notes:
     V(C0-6,16-22) means the same. V(N0-1) means the CPUs of NUMA nodes 0 and 1; bare numbers behind such a term are
     nodes, too, so V(N0,1) is the same as V(N0-1).
   - Topology terms are V(node:1) (NUMA node), V(package:0) (socket) and V(die:1) by number, V(core:3) (CPU 3 with its
-    SMT siblings) and V(l3:0) (the CPUs that share the L3 cache of CPU 0) by CPU. They take a range as well, V(core:4-7).
+    SMT siblings) and V(l3:0) (the CPUs that share the L3 cache of CPU 0) by CPU. They take ranges, too, V(core:4-7).
   - V(l3:largest) is the L3 domain with the most cache, such as the V-Cache die of an AMD X3D processor.
     V(type:performance) and V(type:efficiency) are the CPUs of a hybrid Intel processor.
   - V(all) is every possible CPU, V(online) every online CPU, and V(isolated) those of the boot option C(isolcpus).

@@ -12,7 +12,7 @@ Source: Documentation/admin-guide/kernel-parameters.rst (CPU lists), cpuset(7) (
 from __future__ import annotations
 
 import re
-from typing import FrozenSet, Iterable
+from typing import FrozenSet, Iterable, List
 
 CpuSet = FrozenSet[int]
 
@@ -56,7 +56,7 @@ def parse_list(text: str) -> CpuSet:
 
 def format_list(cpus: Iterable[int]) -> str:
     """The shortest CPU list, as the kernel prints it: sorted, ranges joined."""
-    ranges = []
+    ranges: List[List[int]] = []
     for cpu in sorted(cpus):
         if ranges and ranges[-1][1] == cpu - 1:
             ranges[-1][1] = cpu

@@ -85,7 +85,7 @@ def evaluate(expression: Expression, topology: Topology, option: str) -> CpuSet:
     `option` is the name to give in the sentence of an IsolationError: a term that cannot be read, one that
     names what the host does not have, or a CPU that is not online.
     """
-    items = [expression] if isinstance(expression, (str, int)) else list(expression)
+    items: Sequence[object] = expression if isinstance(expression, (list, tuple)) else [expression]
     cpus: CpuSet = NONE
     position = 0
     for item in items:

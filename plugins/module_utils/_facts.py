@@ -18,7 +18,7 @@ from ._transaction import Engine
 
 
 def gather(engine: Engine) -> Tuple[Dict[str, Any], List[str]]:
-    """The facts of a host, and warnings. CPUs are CPU lists. Raises IsolationError where the journal is not to trust."""
+    """The facts of a host, and warnings. CPUs are CPU lists. Raises IsolationError, such as for a foreign journal."""
     journal, drift = engine.inspect()
     resources = engine.resources
     version = resources.cgroups.version()

@@ -153,6 +153,6 @@ def _wait(descriptor: int, timeout: float) -> None:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise IsolationError(
-                    f"another run has held {LOCK} for more than {timeout:g} s; wait for it to end, or raise lock_timeout"
+                    f"another run has held {LOCK} for more than {timeout:g} s; wait for its end, or raise lock_timeout"
                 ) from None
             time.sleep(0.05)

@@ -11,12 +11,13 @@ Nothing here writes.
 
 from __future__ import annotations
 
-from typing import Dict, List, Mapping, NamedTuple, Set, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 from ._affinity import Pin, Tree, effective_cpus, targets
 from ._catalog import STEPS
 from ._cpus import NONE, CpuSet, format_list, parse_list
 from ._journal import Claim, Journal, Step
+from ._kernel.host import Host
 from ._kernel.threads import identify
 from ._resources import THREAD, Resources
 from ._state import Author, State
@@ -34,7 +35,7 @@ class Plan(NamedTuple):
     """What the claims come to on this host."""
 
     changes: List[Change]
-    # Threads that have their affinity, and must still have it when the cpusets have changed.
+    # What is right, and must still be when the cpusets have changed: threads' affinities, drop-ins.
     keeps: List[Change]
     state: State
     wishes: Dict[str, str]  # thread affinities to record, by address
@@ -53,7 +54,7 @@ def fold(
     They are planned over the actual values, so what others may move (interrupts, within the host's CPUs) is
     satisfied where it is. Only the settings of claims that leave or change, `given_back`, start from their baseline.
     """
-    state = State(resources, given_back)
+    state = State(resources, journal.baseline, given_back)
     for name, claim in claims.items():
         for index, step in enumerate(claim.steps):
             state.author = Author(name, index, step.name)
@@ -73,11 +74,16 @@ def fold(
         if actual != value:
             changes.append(Change(address, actual or "", value))
     narrowing = state.narrowing | {name for name in journal.claims if _holds_threads(journal.claims[name])}
-    keeps: List[Change] = []
+    # What set-property writes besides a cgroup is written again, whether or not it is right now.
+    keeps = [
+        Change(address, state.actual(address) or "", value)
+        for address, value in wanted.items()
+        if _narrows(changes) and address.startswith("systemd.") and state.actual(address) == value
+    ]
     wishes: Dict[str, str] = {}
     if narrowing or _narrows(changes):
         threads, wishes = _threads(resources, journal, state, changes)
-        keeps = [thread for thread in threads if thread.before == thread.after] if _narrows(changes) else []
+        keeps += [thread for thread in threads if thread.before == thread.after] if _narrows(changes) else []
         changes += [thread for thread in threads if thread.before != thread.after]
     holds = {name: set(state.holds.get(name, ())) for name in claims}
     for name in state.narrowing & set(claims):
@@ -109,17 +115,12 @@ def _threads(
     return found, wishes
 
 
-def _pins(
-    resources: Resources, state: State, changes: List[Change], recorded: Set[str], kept_off: CpuSet
-) -> List[Pin]:
-    """The threads whose affinity must be looked after, with the room that their cgroup gives them now and then.
-
-    One pass over all threads: sched_getaffinity for each, and more only for those that differ from their cgroup.
-    """
+def _pins(resources: Resources, state: State, changes: List[Change], recorded: Set[str], kept_off: CpuSet) -> List[Pin]:
+    """The threads whose affinity must be looked after, with the room that their cgroup gives them now and then."""
     known = {int(name.split(":")[0]) for name in recorded}
     tree = list(resources.cgroups.walk())
     before = _rooms_now(resources, tree)
-    after = _rooms_then(resources, state, tree, before) if _narrows(changes) else before
+    after = _rooms_then(resources, state, tree) if _narrows(changes) else before
     moved = _moved(resources, changes)
     pins = []
     for path, _children in tree:
@@ -128,14 +129,22 @@ def _pins(
         if confined:
             room, then = room - kept_off or room, then - state.kept_off or then
         for thread in resources.cgroups.threads(path):
-            cpus = resources.host.affinity(thread)
-            if cpus is None or (cpus == room and thread not in known and not confined):
-                continue
-            identity = identify(resources.host, thread)
-            if identity is None or not identity[1]:
-                continue
-            pins.append(Pin(identity[0], cpus, room, after.get(moved[thread], then) if thread in moved else then))
+            found = pinned(resources.host, thread, None if confined or thread in known else room)
+            if found and (confined or found[1] != room or found[0] in recorded):
+                pins.append(Pin(found[0], found[1], room, after.get(moved[thread], then) if thread in moved else then))
     return pins
+
+
+def pinned(host: Host, thread: int, room: Optional[CpuSet]) -> Optional[Tuple[str, CpuSet]]:
+    """A thread's `TID:START` and affinity, unless it has just all of the room, has ended, or cannot be bound.
+
+    One system call for most threads; only those that differ have a file of theirs read.
+    """
+    cpus = host.affinity(thread)
+    if cpus is None or cpus == room:
+        return None
+    identity = identify(host, thread)
+    return (identity[0], cpus) if identity and identity[1] else None
 
 
 def _narrows(changes: List[Change]) -> bool:
@@ -163,19 +172,19 @@ def _rooms_now(resources: Resources, tree: Tree) -> Dict[str, CpuSet]:
     return rooms
 
 
-def _rooms_then(
-    resources: Resources, state: State, tree: Tree, before: Dict[str, CpuSet]
-) -> Dict[str, CpuSet]:
+def _rooms_then(resources: Resources, state: State, tree: Tree) -> Dict[str, CpuSet]:
     """The effective CPUs of every cgroup once the changes are made, by the kernel's rules."""
-    cgroups = resources.cgroups
     paths = {path for path, _children in tree}
     new = {
         address.partition(":")[2]
         for address, value in {**state.given_back, **state.planned}.items()
         if address.startswith("cgroup.exists:") and value == "present"
     } - paths
-    listed = tree + [(path, []) for path in sorted(new)]
-    whole = [(path, children + [n for n in sorted(new) if (n.rpartition("/")[0] or "/") == path]) for path, children in listed]
+    born: Dict[str, List[str]] = {}
+    for path in sorted(new):
+        born.setdefault(path.rpartition("/")[0] or "/", []).append(path)
+    listed = [*tree, *((path, []) for path in sorted(new))]
+    whole = [(path, children + born.get(path, [])) for path, children in listed]
     configured: Dict[str, CpuSet] = {}
     partitions: Dict[str, CpuSet] = {}
     for path, _children in whole[1:]:

@@ -16,6 +16,7 @@ from typing import Dict, List, Mapping, NamedTuple, Optional, Set
 from ._cpus import NONE, CpuSet, format_list, parse_list
 from ._errors import IsolationError
 from ._expression import Expression, evaluate
+from ._kernel.systemd import INSISTED
 from ._resources import Resources
 
 
@@ -23,15 +24,16 @@ class Author(NamedTuple):
     """The step that is being planned."""
 
     claim: str
-    index: int
+    position: int  # of the step in its claim, from 0
     step: str
 
 
 class State:
     """Planned over given-back over actual values."""
 
-    def __init__(self, resources: Resources, given_back: Mapping[str, str]) -> None:
+    def __init__(self, resources: Resources, baseline: Mapping[str, str], given_back: Mapping[str, str]) -> None:
         self.resources = resources
+        self.baseline = baseline
         self.given_back = given_back
         self.planned: Dict[str, str] = {}
         self.author = Author("", 0, "")
@@ -44,6 +46,8 @@ class State:
         self.reserved: Dict[str, CpuSet] = {}
         self.partition_types: Dict[str, str] = {}
         self.kept_off: CpuSet = NONE
+        # What irq_affinity steps keep interrupts off: where one has no CPU left, it gets none of these.
+        self.masked: CpuSet = NONE
         # The claims that change the CPUs of threads, and so hold the threads' affinities.
         self.narrowing: Set[str] = set()
         self._actual: Dict[str, Optional[str]] = {}
@@ -102,7 +106,8 @@ class State:
         self.assign(f"{kind}:{cgroup}", value)
         unit = self.resources.cgroups.owner(cgroup)
         if unit:
-            self.assign(f"{drop_in}:{unit}", value)
+            overruled = self.resources.systemd.overruled(unit, drop_in.partition(".")[2])
+            self.assign(f"{drop_in}:{unit}", value + INSISTED if overruled else value)
 
     def need(self, cgroup: str) -> None:
         """Plan that a cgroup exists, with the cpuset controller enabled from the root down to it."""

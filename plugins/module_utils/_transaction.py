@@ -102,7 +102,8 @@ class Engine:
                 actions = writer.run(plan, [step], UNCLAIMED)
             except IsolationError as error:
                 back = fold(self.resources, journal, {}, {c.address: c.before for c in plan.changes})
-                raise _rolled_back(error, _Writer(self.resources, back.state).give_back(back)) from error
+                undo = _Writer(self.resources, back.state)
+                raise _rolled_back(error, undo.give_back(back), undo.skipped) from error
             return self._outcome(plan, (step,), actions, check, writer)
 
     def revert(self, names: Optional[Iterable[str]] = None, check: bool = False) -> Outcome:
@@ -184,21 +185,26 @@ class Engine:
                     break
             else:
                 plan.state.warnings.append(f"processes kept forking: gave up moving them after {PASSES} passes")
+            self.store.save(_pruned(journal, plan, claim))
         except IsolationError as error:
-            raise _rolled_back(error, self._roll_back(before, journal, claim)) from error
-        self.store.save(_pruned(journal, plan, claim))
+            raise _rolled_back(error, *self._roll_back(before, journal, claim)) from error
         outcome = self._outcome(plan, steps, actions, False, writer)
-        return outcome._replace(changed=True, changes=sorted(changes))
+        changed = sorted(change for change in changes if change.address not in outcome.skipped)
+        return outcome._replace(changed=True, changes=changed)
 
-    def _roll_back(self, before: Journal, now: Journal, claim: str) -> List[str]:
-        """Lead back to the claims that there were. Returns what could not be written."""
+    def _roll_back(self, before: Journal, now: Journal, claim: str) -> Tuple[List[str], Dict[str, str]]:
+        """Lead back to the claims that there were. Returns what could not be written, and what was left alone."""
         if claim not in now.claims:  # not even the journal could be written
-            return []
+            return [], {}
         plan = self._fold(now, before.claims, [now.claims[claim]])
-        failures = _Writer(self.resources, plan.state).give_back(plan)
+        writer = _Writer(self.resources, plan.state)
+        failures = writer.give_back(plan)
         if not failures:
-            self.store.save(before)
-        return failures
+            try:
+                self.store.save(before)
+            except IsolationError as error:
+                failures.append(str(error))
+        return failures, writer.skipped
 
     def _warnings(self) -> List[str]:
         return [self.store.warning] if self.store.warning else []
@@ -248,10 +254,11 @@ def _pruned(journal: Journal, plan: Plan, changed_claim: str = "") -> Journal:
     return Journal(baseline, claims, format_list(plan.state.kept_off))
 
 
-def _rolled_back(error: IsolationError, failures: List[str]) -> IsolationError:
+def _rolled_back(error: IsolationError, failures: List[str], skipped: Mapping[str, str]) -> IsolationError:
     if failures:
         return IsolationError(f"{error}. Rolling back failed in part: {'; '.join(failures)}. Run restore to go on")
-    return IsolationError(f"{error}. Everything is back as it was")
+    but = "; ".join(f"{address}: {reason}" for address, reason in sorted(skipped.items()))
+    return IsolationError(f"{error}. Everything is back as it was{f', but for {but}' if but else ''}")
 
 
 class _Writer:
@@ -273,7 +280,7 @@ class _Writer:
             author = self.state.authors.get(change.address)
             if author and author.claim == claim:
                 family = self._family(change)
-                place[family] = min(place[family], author.index)
+                place[family] = min(place[family], author.position)
         agenda: List[Tuple[float, str, Optional[Step]]] = [(place[f], f, None) for f in place]
         agenda += [(i, "", step) for i, step in enumerate(steps) if hasattr(STEPS[step.name], "act")]
         told: Dict[str, Any] = {}
@@ -295,6 +302,7 @@ class _Writer:
         failures = []
         for family in self._families(changes):
             failures += self._write_family(family, changes, stop=False)
+        self._resources.systemd.settle()  # also what a killed run left to be settled
         return failures
 
     def _family(self, change: Change) -> str:
@@ -346,4 +354,4 @@ class _Writer:
 
     def _sentence(self, address: str, what: str) -> str:
         author = self.state.authors.get(address)
-        return f"step {author.index + 1} ({author.step}): {what}" if author and author.step else what
+        return f"step {author.position + 1} ({author.step}): {what}" if author and author.step else what

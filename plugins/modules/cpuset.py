@@ -16,8 +16,9 @@ description:
     partition type, or makes sure that it does not exist.
   - Needs the cpuset controller on cgroup v2, see C(Documentation/admin-guide/cgroup-v2.rst) of the kernel, section
     Cpuset.
-  - Under systemd, the cpuset of a unit is set with C(systemctl set-property --runtime) (C(AllowedCPUs), C(AllowedMemoryNodes),
-    see V(systemd.resource-control(5\))). A value written directly would be gone at the next C(daemon-reload).
+  - Under systemd, the cpuset of a unit is set with C(systemctl set-property --runtime), as C(AllowedCPUs) and
+    C(AllowedMemoryNodes), see systemd.resource-control(5). A value written directly would be gone at the next
+    C(daemon-reload).
   - The kernel resets thread affinities when a cpuset changes. They are recorded before, kept as far as they fit, and
     given back by a restore.
 author:
@@ -34,9 +35,8 @@ options:
   path:
     description:
       - The path of the cgroup below the root of the hierarchy, such as V(/user.slice).
-      - Under systemd, a new cgroup at the top must be a slice, such as V(/vm.slice), since systemd would take the cpuset
-        away from anything else. What it creates elsewhere is a slice of systemd where the path says so, else a plain
-        cgroup.
+      - Under systemd, a new cgroup at the top must be a slice, such as V(/vm.slice), since systemd would take the
+        cpuset away from anything else. Below the top, a path that does not end in C(.slice) becomes a plain cgroup.
     type: str
     required: true
   state:
@@ -74,8 +74,8 @@ options:
   partition:
     description:
       - The partition type. C(isolated) exists since Linux 6.1.
-      - Where the kernel declares the partition invalid, the module fails with the reason of the kernel, and everything is
-        as it was before.
+      - Where the kernel declares the partition invalid, the module fails with the reason of the kernel, and everything
+        is as it was before.
       - By default it is left as it is.
     type: str
     choices:

@@ -12,10 +12,10 @@ module: drop_caches
 short_description: Drop the page cache, slab objects or both
 version_added: 0.1.0
 description:
-  - Frees the memory that the kernel uses for the page cache, for slab objects (dentries and inodes) or for both, so that
-    a virtual machine finds free memory on its NUMA node.
+  - Frees the memory that the kernel uses for the page cache, for slab objects (dentries and inodes) or for both, so
+    that a virtual machine finds free memory on its NUMA node.
   - Writes C(/proc/sys/vm/drop_caches), see C(Documentation/admin-guide/sysctl/vm.rst) of the kernel.
-  - Only clean pages can be dropped, so dirty ones are written to disk first, see V(sync(2\)).
+  - Only clean pages can be dropped, so dirty ones are written to disk first, see sync(2).
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
 extends_documentation_fragment:

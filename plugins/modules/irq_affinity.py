@@ -17,7 +17,7 @@ description:
     meant, with the default affinity of interrupts to come and the CPUs that irqbalance keeps interrupts off.
   - Writes C(/proc/irq/N/smp_affinity_list) and C(/proc/irq/default_smp_affinity), see
     C(Documentation/core-api/irq/irq-affinity.rst) of the kernel, and tells irqbalance over its socket, see
-    V(irqbalance(1\)).
+    irqbalance(1).
   - The kernel does not let some interrupts move, such as the managed ones of NVMe queues. They are told in
     RV(left_alone) and are no error.
 author:
@@ -56,7 +56,9 @@ options:
     type: list
     elements: str
   pci:
-    description: The interrupts of PCI devices by address, such as V(0000:01:00.0), in lower case with the domain.
+    description:
+      - The interrupts of PCI devices by address, such as V("0000:01:00.0"), in lower case with the domain.
+      - Quote the address, since YAML reads some as a number.
     type: list
     elements: str
   default:
@@ -66,8 +68,8 @@ options:
     type: bool
   irqbalance:
     description:
-      - Whether to tell a running irqbalance as well, without a restart. The operation V(add) allows it the CPUs, others
-        forbid them.
+      - Whether to tell a running irqbalance as well, without a restart. V(mask) bans the CPUs, V(add) allows them,
+        V(set) bans all others.
       - By default, where all interrupts are meant and O(operation=mask).
       - irqbalance forgets it when it restarts. M(vfio.isolation.isolation_facts) then tells the drift.
     type: bool
@@ -86,8 +88,8 @@ EXAMPLES = r"""
     operation: set
     cpus: node:1
     pci:
-      - 0000:01:00.0
-      - 0000:01:00.1
+      - "0000:01:00.0"
+      - "0000:01:00.1"
     claim: win11
   become: true
 

@@ -12,8 +12,8 @@ module: isolation_facts
 short_description: Tell the topology, claims and drift of a host
 version_added: 0.1.0
 description:
-  - Returns the CPU topology of the host, what isolation it supports, its claims, and which settings drifted away from what
-    the claims want, as C(ansible_facts.vfio_isolation).
+  - Returns the CPU topology of the host, what isolation it supports, its claims, and which settings drifted away from
+    what the claims want, as C(ansible_facts.vfio_isolation).
   - Reads C(/sys/devices/system/cpu), C(/sys/devices/system/node), the cgroup hierarchy, C(/proc/irq), and the journal
     C(/run/vfio-isolation/journal.json).
   - An interrupt that irqbalance moved is no drift, as long as it is on CPUs that the claims allow.

@@ -12,8 +12,8 @@ module: move_tasks
 short_description: Move the processes of a cgroup to another one
 version_added: 0.1.0
 description:
-  - Moves every process of one cgroup, with all its threads, to another cgroup. Processes that are forked meanwhile
-    are moved as well.
+  - Moves every process of one cgroup, with all its threads, to another cgroup. With O(claim), processes
+    that are forked meanwhile are moved as well, and so are at the next run those that came since.
   - Writes C(cgroup.procs) of the target, see C(Documentation/admin-guide/cgroup-v2.rst) of the kernel.
   - The processes of cgroups below the source stay where they are. So do kernel threads, which is told in
     RV(left_alone).

@@ -14,10 +14,10 @@ version_added: 0.1.0
 description:
   - Takes CPUs away from the host, services that start later included, and leaves them to virtual machines, by the best
     strategy that the host has.
-  - The strategy V(partition) makes the cgroup of the virtual machines a cpuset partition, which takes its CPUs away from
-    all other tasks of the host in one write. The strategy V(slices) narrows every other cgroup at the top of the
-    hierarchy to the other CPUs. See C(Documentation/admin-guide/cgroup-v2.rst) of the kernel, section Cpuset.
-  - Under systemd, cpusets are set with C(systemctl set-property --runtime), see V(systemd.resource-control(5\)).
+  - The strategy V(partition) makes the cgroup of the virtual machines a cpuset partition, which takes its CPUs away
+    from all other tasks of the host in one write. The strategy V(slices) narrows every other cgroup at the top of
+    the hierarchy to the other CPUs. See C(Documentation/admin-guide/cgroup-v2.rst) of the kernel, section Cpuset.
+  - Under systemd, cpusets are set with C(systemctl set-property --runtime), see systemd.resource-control(5).
   - Reservations of several claims add up. The virtual machines have their union, the host has what is left.
   - The kernel resets thread affinities when a cpuset changes. They are recorded before, kept as far as they fit, and
     given back by a restore.

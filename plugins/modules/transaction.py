@@ -16,8 +16,8 @@ description:
     C(/run/vfio-isolation/journal.json) as a claim. M(vfio.isolation.restore) gives everything back.
   - All or nothing. Where a step fails, what was changed is written back, the claim is what it was before, and the
     message names the step.
-  - A second run with the same steps changes nothing, unless something drifted. With other steps, the claim becomes these
-    steps. What only the former ones changed is given back.
+  - A second run with the same steps changes nothing, unless something drifted. With other steps, the claim becomes
+    these steps. What only the former ones changed is given back.
   - The claims of a host add up. Each is planned over the ones before it.
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
@@ -30,13 +30,16 @@ attributes:
     support: full
 options:
   claim:
-    description: The name of the claim, such as V(host) or the name of a virtual machine, of 1 to 255 printable characters.
+    description: >-
+      The name of the claim, such as V(host) or the name of a virtual machine, of 1 to 255 printable characters.
     type: str
     required: true
   steps:
     description:
-      - The steps in their order. Each item names one module, with or without the name of the collection, and holds its
-        arguments, which are checked as that module checks them. Without arguments, the name alone is enough.
+      - The steps in their order. Each item is a mapping of one module, with or without the name of the collection, to
+        its arguments, which are checked as that module checks them.
+      - A C(when) beside the module, V(true) or V(false), says whether the step belongs to the claim. It is a value,
+        not a condition, so write it with a template.
       - The modules are M(vfio.isolation.compact_memory), M(vfio.isolation.cpu_governor), M(vfio.isolation.cpuset),
         M(vfio.isolation.drop_caches), M(vfio.isolation.irq_affinity), M(vfio.isolation.move_tasks) and
         M(vfio.isolation.reserve_cpus).
@@ -57,14 +60,15 @@ EXAMPLES = r"""
   vfio.isolation.transaction:
     claim: host
     steps:
-      - drop_caches
+      - drop_caches: {}
       - cpu_governor:
           governor: performance
           cpus: 4-7
           if_unsupported: skip
       - reserve_cpus:
           cpus: 4-7
-      - compact_memory
+      - compact_memory: {}
+        when: "{{ huge_pages | default(true) }}"
       - irq_affinity:
           cpus: 4-7
   become: true
@@ -100,8 +104,8 @@ claim:
   sample: host
 actions:
   description: >-
-    What the steps that act tell, by the name of their module, such as C(freed_bytes) of M(vfio.isolation.drop_caches) and
-    C(free_huge_blocks) of M(vfio.isolation.compact_memory). Empty in check mode, and where there was nothing to do.
+    What the steps that act tell, by the name of their module, such as C(freed_bytes) of M(vfio.isolation.drop_caches)
+    and C(free_huge_blocks) of M(vfio.isolation.compact_memory). Empty in check mode, and where there was nothing to do.
   returned: success
   type: dict
   sample:

@@ -11,8 +11,8 @@ Source: Documentation/admin-guide/cgroup-v2.rst, section Cpuset.
 
 from __future__ import annotations
 
-import os
-from typing import Callable, Iterator, List, Optional, Set, Tuple
+import errno
+from typing import Iterator, List, Optional, Set, Tuple
 
 from .._cpus import CpuSet, format_list, parse_list
 from .._errors import Immovable, IsolationError, Refused
@@ -72,20 +72,14 @@ class Cgroups:
     def children(self, cgroup: str) -> List[str]:
         """The cgroups directly below one."""
         base = "" if cgroup == "/" else cgroup
-        return [f"{base}/{name}" for name in self.host.list(self.file(cgroup)) if self.exists(f"{base}/{name}")]
+        return [f"{base}/{name}" for name in self.host.directories(self.file(cgroup)) or ()]
 
     def walk(self, cgroup: str = "/") -> Iterator[Tuple[str, List[str]]]:
         """A cgroup and all below it, parents first, each with its children."""
         pending = [cgroup]
-        top = self.host.path(self.file("/"))
         while pending:
             path = pending.pop()
-            base = "" if path == "/" else path
-            try:
-                with os.scandir(top + base) as entries:
-                    children = sorted(f"{base}/{entry.name}" for entry in entries if entry.is_dir())
-            except OSError:  # it went while we walked
-                continue
+            children = self.children(path)
             yield path, children
             pending.extend(children)
 
@@ -161,22 +155,14 @@ class Existence(CgroupKind):
             if unit:
                 self._cgroups.systemd.start(unit)
             else:
-                self._directory(name, os.mkdir, value)
+                self._cgroups.host.make_directory(self.where(name))
             return
         if self._cgroups.children(name) or "populated 1" in self._cgroups.read(name, "cgroup.events"):
             raise Immovable("something runs in it, so it stays")  # stopping a slice would stop the VMs in it
         if unit:
             self._cgroups.systemd.stop(unit)
         else:
-            self._directory(name, os.rmdir, value)
-
-    def _directory(self, name: str, call: Callable[[str], None], value: str) -> None:
-        path = self.where(name)
-        try:
-            call(self._cgroups.host.path(path))
-        except OSError as error:
-            raise Refused.of(error, path, value) from error
-        self._cgroups.host.note_write(f"{path} {value}")
+            self._cgroups.host.remove_directory(self.where(name))
 
     def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
         """Created early, parents first; removed late, children first."""
@@ -212,7 +198,9 @@ class Controller(CgroupKind):
         self._cgroups.host.write(self.where(name), "+cpuset" if value == "enabled" else "-cpuset")
 
     def _in_use(self, child: str) -> bool:
-        return bool(self.read(child) == "enabled" or self._cgroups.cpus(child) or self._cgroups.read(child, "cpuset.mems"))
+        return bool(
+            self.read(child) == "enabled" or self._cgroups.cpus(child) or self._cgroups.read(child, "cpuset.mems")
+        )
 
     def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
         """Enabled from the root down, disabled from the leaves up."""
@@ -238,7 +226,7 @@ class CpusetList(CgroupKind):
         super().__init__(cgroups)
         self._file = file
         self._prop = prop
-        # Lists that systemd was told to empty, and that the kernel may still hold.
+        # Lists that were to be emptied, and that the kernel may still hold.
         self._pending: Set[str] = set()
 
     def read(self, name: str) -> Optional[str]:
@@ -247,18 +235,26 @@ class CpusetList(CgroupKind):
 
     def write(self, name: str, value: str) -> None:
         """Set the list, through systemd where the cgroup is a unit's."""
-        unit = self._cgroups.owner(name)
-        if not unit:
-            self._cgroups.host.write(self.where(name), value)
+        if not value and name in self._pending:
+            self._insist_on_inheriting(name)
             return
-        if value or name not in self._pending:
+        unit = self._cgroups.owner(name)
+        if unit:
             self._cgroups.systemd.set_property(unit, self._prop, value)
-        elif not self._cgroups.inherit_again(name, self._file, self._pending):
+        else:
+            try:
+                self._cgroups.host.write(self.where(name), value)
+            except Refused as refused:
+                if value or refused.code != errno.ENOSPC:
+                    raise
+        if not value:
+            self._pending.add(name)
+
+    def _insist_on_inheriting(self, name: str) -> None:
+        if not self._cgroups.inherit_again(name, self._file, self._pending):
             everything = self._cgroups.read("/", f"{self._file}.effective")
             self._cgroups.host.write(self.where(name), everything)
             raise Immovable(f"the kernel empties no list of a cgroup with tasks: it holds all of {everything} now")
-        if not value:
-            self._pending.add(name)
 
     def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
         """First all lists shrink to what they keep, then partitions grow, then their siblings.

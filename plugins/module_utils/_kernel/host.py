@@ -12,6 +12,7 @@ Everything else asks here, so a test can put a temporary tree, a recorder of wri
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 from typing import Callable, List, Optional, Sequence, Tuple
 
@@ -23,9 +24,8 @@ Run = Callable[[Sequence[str]], Tuple[int, str, str]]
 
 def run_command(argv: Sequence[str]) -> Tuple[int, str, str]:
     """Run a command without a shell: (exit code, standard output, standard error)."""
-    done = subprocess.run(  # bounded: systemctl itself gives up on a manager that does not answer
-        list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False
-    )
+    # Bounded: systemctl itself gives up on a manager that does not answer.
+    done = subprocess.run(list(argv), stdin=subprocess.DEVNULL, capture_output=True, check=False)
     return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
 
 
@@ -36,9 +36,7 @@ class Host:
     `writes` counts them.
     """
 
-    def __init__(
-        self, root: str = "/", run: Run = run_command, wrote: Optional[Callable[[str], None]] = None
-    ) -> None:
+    def __init__(self, root: str = "/", run: Run = run_command, wrote: Optional[Callable[[str], None]] = None) -> None:
         self.root = root.rstrip("/")
         self._run = run
         self._wrote = wrote
@@ -85,6 +83,48 @@ class Host:
         except OSError as error:
             raise Refused.of(error, path, value) from error
         self.note_write(f"{path} = {value}")
+
+    def refuses(self, path: str, text: str) -> int:
+        """The errno with which the kernel answers a text that cannot change anything; 0 where it takes it."""
+        try:
+            descriptor = os.open(self.root + path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, text.encode())
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            return error.errno or 0
+        return 0
+
+    def writable(self, path: str) -> bool:
+        """Whether a file's mode lets its owner write."""
+        try:
+            return bool(os.stat(self.root + path).st_mode & stat.S_IWUSR)
+        except OSError:
+            return False
+
+    def make_directory(self, path: str) -> None:
+        """Make a cgroup. Raises Refused."""
+        self._directory(os.mkdir, path, "mkdir")
+
+    def remove_directory(self, path: str) -> None:
+        """Remove a cgroup. Raises Refused."""
+        self._directory(os.rmdir, path, "rmdir")
+
+    def _directory(self, call: Callable[[str], None], path: str, verb: str) -> None:
+        try:
+            call(self.root + path)
+        except OSError as error:
+            raise Refused.of(error, path, verb) from error
+        self.note_write(f"{verb} {path}")
+
+    def directories(self, path: str) -> Optional[List[str]]:
+        """The names of the directories in a directory, sorted; None where it is gone."""
+        try:
+            with os.scandir(self.root + path) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
+        except OSError:
+            return None
 
     def save(self, path: str, text: str, mode: int = 0o644) -> None:
         """Put a file of our own in place, whole or not at all, and durable. Raises Refused."""

@@ -12,8 +12,6 @@ Source: Documentation/core-api/irq/irq-affinity.rst; kernel/irq/proc.c for what 
 from __future__ import annotations
 
 import errno
-import stat
-import os
 from typing import List, Optional
 
 from .._cpus import format_list, format_mask, parse_list, parse_mask
@@ -57,18 +55,9 @@ class Irqs(Kind):
         Newer kernels show it in the file's mode. Older ones only answer it to a write, before they look at what is
         written: so this writes a word that is no CPU list, which either gets that answer or changes nothing.
         """
-        path = self._host.path(f"{IRQ}/{number}/smp_affinity_list")
-        try:
-            if not os.stat(path).st_mode & stat.S_IWUSR:
-                return "managed by the kernel"
-            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(descriptor, b"?\n")
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            if error.errno in (errno.EIO, errno.EPERM):
-                return "managed by the kernel"
+        path = f"{IRQ}/{number}/smp_affinity_list"
+        if not self._host.writable(path) or self._host.refuses(path, "?\n") in (errno.EIO, errno.EPERM):
+            return "managed by the kernel"
         return None
 
     def read(self, name: str) -> Optional[str]:

@@ -56,7 +56,10 @@ class Irqbalance(Kind):
         cpus, _space, at = rest.partition(" ")
         if process == name and 0 <= time.monotonic() - float(at) < LAG:
             return cpus.strip("-")
-        answer = self._ask(name, "setup")
+        try:
+            answer = self._ask(name, "setup")
+        except Refused:
+            return None
         match = re.search(r"BANNED ([0-9a-f,]+)", answer)
         return format_list(parse_mask(match.group(1))) if match else None
 

@@ -23,8 +23,17 @@ RUNTIME = "/run/systemd/system.control"
 # ... and of units without a unit file of their own: init.scope, sessions, virtual machines.
 TRANSIENT = "/run/systemd/transient"
 PERSISTENT = "/etc/systemd/system.control"
-# Behind 50-AllowedCPUs.conf in the order in which systemd reads drop-ins.
-LAST_WORD = "90-vfio-isolation"
+# Where others may have put drop-ins of a unit. systemd reads them in the order of their names, whatever their
+# directory, and lists of CPUs add up.
+DROP_INS = (
+    PERSISTENT,
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+)
+LAST_WORD = "zzz-vfio-isolation"
+INSISTED = " insisted"
 RELOAD_DUE = "/run/vfio-isolation/daemon-reload-due"
 # From this stage on, systemd must have forgotten the drop-ins that were removed.
 SETTLED = 12.5
@@ -54,10 +63,31 @@ class Systemd:
         """Set a resource property until the next boot."""
         assignment = f"{prop}={value.replace(',', ' ')}"
         self._host.change("systemctl", "set-property", "--runtime", "--", unit, assignment)
-        if value and self._host.exists(f"{PERSISTENT}/{unit}.d/50-{prop}.conf"):
-            # At a daemon-reload, the file of that name in /etc hides the one in /run.
+
+    def overruled(self, unit: str, prop: str) -> bool:
+        """Whether another drop-in would have its way at a daemon-reload: one read later, or one that hides ours."""
+        ours = f"50-{prop}.conf"
+        for directory in (f"{place}/{unit}.d" for place in DROP_INS):
+            for name in self._host.list(directory):
+                hides = name == ours and directory.startswith(PERSISTENT)
+                later = name > ours and name.endswith(".conf")
+                if hides or (later and prop in (self._host.read(f"{directory}/{name}") or "")):
+                    return True
+        return False
+
+    def insist(self, unit: str, prop: str, value: Optional[str]) -> None:
+        """Put a list in a drop-in that is read after all others; None takes it away."""
+        path = f"{RUNTIME}/{unit}.d/{LAST_WORD}-{prop}.conf"
+        if value is not None:
             section = unit.rpartition(".")[2].capitalize()
-            self._host.save(self._last_word(unit, prop), f"[{section}]\n{prop}=\n{assignment}\n")
+            self._host.save(path, f"[{section}]\n{prop}=\n{prop}={value.replace(',', ' ')}\n")
+        elif self._host.exists(path):
+            self._reload_is_due(unit)
+            self._host.remove(path)
+
+    def insists(self, unit: str, prop: str) -> bool:
+        """Whether there is such a drop-in."""
+        return self._host.exists(f"{RUNTIME}/{unit}.d/{LAST_WORD}-{prop}.conf")
 
     def start(self, unit: str) -> None:
         """Start a unit (a slice: create its cgroup)."""
@@ -83,15 +113,16 @@ class Systemd:
 
     def drop_runtime_value(self, unit: str, prop: str) -> None:
         """Remove what set_property left behind; `settle` then makes systemd forget it."""
-        due = (self._host.read(RELOAD_DUE) or "").split()
-        self._host.save(RELOAD_DUE, " ".join([*due, unit]), 0o600)
-        self._host.remove(self._last_word(unit, prop))
+        self._reload_is_due(unit)
+        self.insist(unit, prop, None)
         path = self.drop_in(unit, prop)
         if path:
             self._host.remove(path)
-        for directory in (RUNTIME, TRANSIENT):
-            self._host.remove_empty(f"{directory}/{unit}.d")
-        self._host.remove_empty(RUNTIME)
+
+    def _reload_is_due(self, unit: str) -> None:
+        due = (self._host.read(RELOAD_DUE) or "").split()
+        if unit not in due:
+            self._host.save(RELOAD_DUE, " ".join([*due, unit]), 0o600)
 
     def settle(self) -> None:
         """Make systemd forget drop-ins that were removed, even by a run that was killed since.
@@ -102,20 +133,21 @@ class Systemd:
         units = (self._host.read(RELOAD_DUE) or "").split()
         if not units:
             return
+        for directory in (RUNTIME, TRANSIENT):
+            for unit in units:
+                self._host.remove_empty(f"{directory}/{unit}.d")
+        self._host.remove_empty(RUNTIME)
         due = self._host.ask("systemctl", "show", "--value", "--property=NeedDaemonReload", "--", *units)
         if due is None or "yes" in due.split():
             self._host.change("systemctl", "daemon-reload")
         self._host.remove(RELOAD_DUE)
 
-    @staticmethod
-    def _last_word(unit: str, prop: str) -> str:
-        return f"{RUNTIME}/{unit}.d/{LAST_WORD}-{prop}.conf"
-
 
 class RuntimeDropIn(Kind):
     """`systemd.AllowedCPUs:UNIT`: the CPU list of a unit's runtime drop-in, `none` where there is no such file.
 
-    `set-property` writes it together with the cgroup; the kind exists so that a revert removes it again.
+    `0-3 insisted` where a second drop-in of ours keeps those of others from having the last word.
+    `set-property` writes the first together with the cgroup; the kind exists so that a revert removes them again.
     """
 
     family = "cgroup"
@@ -127,14 +159,19 @@ class RuntimeDropIn(Kind):
     def read(self, name: str) -> Optional[str]:
         """The CPU list of the drop-in."""
         value = self._systemd.runtime_value(name, self._prop)
-        return "none" if value is None else value
+        if value is None:
+            return "none"
+        return value + INSISTED if self._systemd.insists(name, self._prop) else value
 
     def write(self, name: str, value: str) -> None:
         """Remove the drop-in, or make it again."""
         if value == "none":
             self._systemd.drop_runtime_value(name, self._prop)
-        else:
-            self._systemd.set_property(name, self._prop, value)
+            return
+        cpus = value.replace(INSISTED, "")
+        if self._systemd.runtime_value(name, self._prop) != cpus:
+            self._systemd.set_property(name, self._prop, cpus)
+        self._systemd.insist(name, self._prop, cpus if value.endswith(INSISTED) else None)
 
     def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
         """Last of what touches a unit, before its cgroup goes."""
@@ -149,5 +186,5 @@ class RuntimeDropIn(Kind):
         return unit_of("/" + name) == name
 
     def valid_value(self, value: str) -> bool:
-        """A CPU list, or none."""
-        return value == "none" or super().valid_value(value)
+        """A CPU list, insisted or not, or none."""
+        return value == "none" or super().valid_value(value.replace(INSISTED, ""))

@@ -48,7 +48,6 @@ def plan(arguments: Mapping[str, Any], state: State) -> None:
             state.assign(f"cpufreq.preference:{policy}", "performance")
         elif preference is not None:
             if preference not in there and not (there and preference.isdigit()):
-                raise IsolationError(
-                    f"energy_preference: {policy} has no preference {preference!r}; there are {', '.join(there) or 'none'}"
-                )
+                offers = ", ".join(there) or "none"
+                raise IsolationError(f"energy_preference: {policy} has no {preference!r}; there are {offers}")
             state.assign(f"cpufreq.preference:{policy}", preference)

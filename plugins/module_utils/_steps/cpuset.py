@@ -31,7 +31,7 @@ def plan(arguments: Mapping[str, Any], state: State) -> None:
     if not state.resources.kinds["cgroup.exists"].valid_name(path) or path == "/":
         raise IsolationError(f"path: {arguments['path']!r} is not the path of a cgroup below the root")
     if state.resources.cgroups.version() != 2:
-        raise IsolationError(f"path: {path}: this host's cpuset controller is not on cgroup v2, which this needs so far")
+        raise IsolationError(f"path: {path}: the host's cpuset controller is not on cgroup v2, which this needs so far")
     if arguments["state"] == "absent":
         _remove(path, arguments, state)
         return
@@ -53,7 +53,7 @@ def plan(arguments: Mapping[str, Any], state: State) -> None:
 def _creatable(path: str, state: State) -> None:
     cgroups = state.resources.cgroups
     top = "/" + path.split("/")[1]
-    if not cgroups.systemd.running() or cgroups.owner(top) and cgroups.exists(path):
+    if not cgroups.systemd.running() or (cgroups.owner(top) and cgroups.exists(path)):
         return
     if cgroups.owner(top) is None:
         raise IsolationError(
@@ -75,7 +75,8 @@ def _nodes(value: Any, there: CpuSet) -> CpuSet:
     except ValueError as error:
         raise IsolationError(f"mems: {value!r}: {error}") from None
     if nodes - there:
-        raise IsolationError(f"mems: there is no NUMA node {format_list(nodes - there)}; there are {format_list(there)}")
+        missing = format_list(nodes - there)
+        raise IsolationError(f"mems: there is no NUMA node {missing}; there are {format_list(there)}")
     return nodes
 
 

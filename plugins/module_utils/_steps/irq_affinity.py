@@ -35,6 +35,8 @@ def plan(arguments: Mapping[str, Any], state: State) -> None:
     chosen = _chosen(arguments, state)
     everything = chosen is None
     operation = arguments["operation"]
+    if operation == "mask":
+        state.masked |= cpus
     for number in state.resources.irqs.numbers() if chosen is None else chosen:
         _move(state, number, operation, cpus)
     if everything if arguments["default"] is None else arguments["default"]:
@@ -43,8 +45,12 @@ def plan(arguments: Mapping[str, Any], state: State) -> None:
     process = state.resources.irqbalance.running() if ban else None
     if process:
         address = f"irqbalance.banned:{process}"
+        if state.actual(address) is None:
+            state.skip(address, "irqbalance does not answer on its socket: it may move interrupts back")
+            return
         banned = state.cpus(address)
-        state.assign(address, format_list(banned - cpus if operation == "add" else banned | cpus))
+        others = state.resources.topology.online() - cpus
+        state.assign(address, format_list({"mask": banned | cpus, "add": banned - cpus, "set": others}[operation]))
 
 
 def _chosen(arguments: Mapping[str, Any], state: State) -> Optional[List[int]]:
@@ -93,9 +99,9 @@ def _changed(state: State, address: str, operation: str, cpus: CpuSet) -> str:
     left = now - cpus
     if left & online:
         return format_list(left)
-    if not online - cpus:
-        raise IsolationError(f"cpus: {format_list(cpus)} are all CPUs of this host; interrupts need one")
-    return format_list(online - cpus)
+    if not online - state.masked:
+        raise IsolationError(f"cpus: {format_list(state.masked)} are all CPUs of this host; interrupts need one")
+    return format_list(online - state.masked)
 
 
 def heirs(state: State, held: Set[str]) -> None:
@@ -108,6 +114,6 @@ def heirs(state: State, held: Set[str]) -> None:
         return
     for number in state.resources.irqs.numbers():
         address = f"irq.affinity:{number}"
-        if address not in held and address not in state.planned and state.actual(address) == narrow:
-            if not state.resources.irqs.immovable(number):
-                state.assign(address, wide)
+        inherited = address not in held and address not in state.planned and state.actual(address) == narrow
+        if inherited and not state.resources.irqs.immovable(number):
+            state.assign(address, wide)

@@ -12,7 +12,7 @@ import os
 import re
 from typing import Any, Dict, Mapping, Tuple
 
-from .._cpus import NONE, CpuSet, format_list
+from .._cpus import NONE, CpuSet, format_list, parse_list
 from .._errors import IsolationError
 from .._state import State
 
@@ -85,8 +85,10 @@ def _partition(state: State, cgroup: str, kind: str, host: CpuSet) -> None:
     parent = cgroup.rpartition("/")[0] or "/"
     for sibling in state.resources.cgroups.children(parent):
         # A sibling that lists one of the CPUs itself would make the partition invalid.
-        listed = state.cpus(f"cgroup.cpus:{sibling}")
-        if sibling != cgroup and sibling not in state.reserved and listed & state.reserved[cgroup]:
+        address = f"cgroup.cpus:{sibling}"
+        listed = state.cpus(address)
+        lists_them = (listed | parse_list(state.baseline.get(address, ""))) & state.reserved[cgroup]
+        if sibling != cgroup and sibling not in state.reserved and lists_them:
             state.narrow(sibling, (listed - state.reserved[cgroup]) or host)
 
 

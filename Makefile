@@ -1,0 +1,128 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# make isolate    builds and boots a virtual VFIO host, and isolates its CPUs 4-7
+# make audit      shows what is claimed there and what has drifted
+# make revert     gives everything back
+# make stop       stops the virtual host
+#
+# make isolate INVENTORY=hosts.ini VM_CPUS=8-15,24-31 EXTRA='--check --diff'
+#                 the same on your own machines, here only telling what would change
+#
+# make test       all tests: make lint, make unit, make host
+# make bench      the figures
+# make clean      removes what was made in this directory
+
+VM_CPUS ?= 4-7
+INVENTORY ?=
+EXTRA ?=
+# Debian's own, the one that the package python3-venv completes.
+PYTHON ?= /usr/bin/python3
+# Pythons of managed hosts that the unit tests run with besides, where they are installed.
+UNIT_PYTHONS ?= 3.8
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Ansible insists on UTF-8, and a fresh machine has no locale set.
+export LC_ALL := C.UTF-8
+
+say = @printf '\n== %s\n'
+packages = @tests/setup/debian_packages.sh
+virtual_host = $(PYTHON) tests/virtual_host/cli.py
+
+.PHONY: isolate audit revert stop test lint unit host bench clean tools qemu virtual-host
+
+ifdef INVENTORY
+inventory = $(INVENTORY)
+else
+inventory = $$($(virtual_host) inventory --name default)
+isolate audit revert: virtual-host
+endif
+
+isolate: tools
+	$(say) 'Isolating CPUs $(VM_CPUS)'
+	ansible-playbook -i "$(inventory)" playbooks/isolate.yml -e isolate_vm_cpus='$(VM_CPUS)' $(EXTRA)
+
+audit revert: tools
+	$(say) 'Running playbooks/$@.yml'
+	ansible-playbook -i "$(inventory)" playbooks/$@.yml $(EXTRA)
+
+stop:
+	$(virtual_host) stop --name default
+
+test:
+	$(MAKE) lint
+	$(MAKE) unit
+	$(MAKE) host
+
+lint: tools
+	$(packages) git shellcheck
+	$(say) 'ruff'
+	ruff check
+	ruff format --check
+	$(say) 'mypy --strict, the engine as on Python 3.8'
+	mypy plugins/module_utils
+	cd tests/virtual_host && mypy --config-file ../../pyproject.toml --python-version 3.11 .
+	$(say) 'antsibull-changelog, antsibull-docs'
+	tests/lint/in_copy.sh antsibull-changelog lint
+	tests/lint/in_copy.sh antsibull-docs lint-collection-docs --plugin-docs --skip-rstcheck .
+	$(say) 'ansible-lint, profile production'
+	tests/lint/in_copy.sh ansible-lint
+	$(say) 'ansible-test sanity (the first time two minutes: it sets up its own environments)'
+	tests/lint/in_copy.sh ansible-test sanity
+
+unit: tools
+	$(packages) git
+	@for version in $(UNIT_PYTHONS); do \
+	    if tests/lint/in_copy.sh sh -c "command -v python$$version" >/dev/null; then \
+	        printf '\n== Unit tests with Python %s, as on a managed host\n' $$version; \
+	        tests/lint/in_copy.sh ansible-test units --venv --python $$version; \
+	    else \
+	        printf '\n== No unit tests with Python %s: this machine has no python%s\n' $$version $$version; \
+	    fi; \
+	done
+	$(say) 'Unit tests with the Python of the controller'
+	pytest tests/unit
+
+# A fresh host of its own, which goes away whatever happens.
+host: tools qemu
+	$(say) 'Tests on a virtual host: Molecule scenarios, then pytest'
+	trap '$(virtual_host) stop --name test' EXIT; \
+	$(virtual_host) start --name test; \
+	export VFIO_INVENTORY="$$($(virtual_host) inventory --name test)"; \
+	molecule test --all; \
+	pytest tests/host
+
+bench: tools qemu
+	$(say) 'Building vfio-isolate from its source package'
+	pip wheel --quiet --use-pep517 --wheel-dir .cache/bench -r tests/bench/requirements.txt
+	$(say) 'Measuring on a virtual host'
+	trap '$(virtual_host) stop --name bench' EXIT; \
+	$(virtual_host) start --name bench; \
+	export VFIO_INVENTORY="$$($(virtual_host) inventory --name bench)"; \
+	python tests/bench/bench.py --wheels .cache/bench
+
+clean:
+	rm -rf .ansible .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .venv
+
+# The controller's tools, and a link that shows this checkout as the collection.
+tools: .venv/complete .cache/collections/ansible_collections/vfio/isolation
+
+.venv/complete: tests/requirements.txt
+	$(packages) python3 python3-venv openssh-client
+	$(say) 'Installing the pinned tools into .venv (a minute)'
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+.cache/collections/ansible_collections/vfio/isolation:
+	mkdir -p $(@D)
+	ln -sfn ../../../.. $@
+
+qemu:
+	$(packages) $$(sed 's/#.*//' tests/virtual_host/packages.txt)
+
+virtual-host: qemu
+	$(virtual_host) start --name default

@@ -1,0 +1,157 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The figures of `make bench`, each a ratio of medians of runs that alternate on one virtual host.
+
+1. The role's second run, which changes nothing, against a playbook of one task with a module that does nothing.
+2. The engine as a process on the host, without Ansible, against vfio-isolate, at the same job.
+3. Natively, here: one look at the affinities of 5,000 threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests" / "host"), str(ROOT / ".cache" / "collections")]
+
+from conftest import VirtualHost  # noqa: E402 - the path must be set first
+
+PING = "- hosts: all\n  gather_facts: false\n  tasks:\n    - name: Do nothing\n      ansible.builtin.ping:\n"
+
+# vfio-isolate's full example for this host, with the CPUs that its line for cpu-governor lacks. The cpuset controller
+# is enabled beforehand, which it does not do by itself.
+THEIRS = (
+    "cd /opt/theirs && python3 -c 'from vfio_isolate.cli import run_cli; run_cli()' -u /run/undo drop-caches"
+    " cpu-governor performance C4-7 cpuset-modify --cpus C0-3 /system.slice cpuset-modify --cpus C0-3 /user.slice"
+    " compact-memory irq-affinity mask C4-7"
+)
+THEIR_UNDO = "cd /opt/theirs && python3 -c 'from vfio_isolate.cli import run_cli; run_cli()' restore /run/undo"
+OURS = {
+    "do": "apply",
+    "claim": "bench",
+    "steps": [
+        {"drop_caches": {}},
+        {"cpu_governor": {"governor": "performance", "cpus": "4-7"}},
+        {"cpuset": {"path": "/system.slice", "cpus": "0-3"}},
+        {"cpuset": {"path": "/user.slice", "cpus": "0-3"}},
+        {"compact_memory": {}},
+        {"irq_affinity": {"cpus": "4-7"}},
+    ],
+}
+RUNNER = "cd /opt/isolation && python3 -E -S -m engine._runner"
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """How long a call takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def report(what: str, ours: list[float], theirs: list[float]) -> None:
+    """Print both medians and their ratio."""
+    mine, other = statistics.median(ours), statistics.median(theirs)
+    print(f"{what}: {mine:.2f} s against {other:.2f} s, ratio {mine / other:.2f} (medians of {len(ours)}, alternating)")
+
+
+def play(host: VirtualHost, playbook: str) -> None:
+    """Run a playbook, which must succeed."""
+    subprocess.run(
+        ["ansible-playbook", "-i", host.inventory, playbook, "-e", "isolate_vm_cpus=4-7"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+
+
+def on_host(host: VirtualHost, command: str, request: object = None) -> float:
+    """The time of a command on the host, measured there."""
+    given = b"" if request is None else json.dumps(request).encode()
+    run = f"( {command} ) > /run/bench.out 2>&1 || {{ cat /run/bench.out; exit 1; }}"
+    timed = f"S=$(date +%s%N); {run}; echo $(($(date +%s%N) - S))"
+    done = host.run(timed, given=given)
+    assert done.returncode == 0, done.stdout
+    return int(done.stdout.split()[-1]) / 1e9
+
+
+def role_against_no_op(host: VirtualHost, rounds: int) -> None:
+    """The first figure."""
+    no_op = ROOT / ".cache" / "bench" / "no_op.yml"
+    no_op.write_text(PING)
+    play(host, "playbooks/isolate.yml")
+    ours, theirs = [], []
+    for _round in range(rounds):
+        ours.append(seconds(lambda: play(host, "playbooks/isolate.yml")))
+        theirs.append(seconds(lambda: play(host, str(no_op))))
+    on_host(host, RUNNER, {"do": "revert"})
+    report("the role's second run against a no-op playbook", ours, theirs)
+
+
+def engine_against_vfio_isolate(host: VirtualHost, wheels: Path, rounds: int) -> None:
+    """The second figure."""
+    unpacked = ROOT / ".cache" / "bench" / "theirs"
+    for wheel in wheels.glob("*.whl"):
+        subprocess.run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(unpacked)], check=True)
+    host.put({".": unpacked}, "/opt/theirs")
+    on_host(host, "echo +cpuset > /sys/fs/cgroup/cgroup.subtree_control")
+    ours, theirs, our_undo, their_undo = [], [], [], []
+    for _round in range(rounds):
+        ours.append(on_host(host, RUNNER, OURS))
+        our_undo.append(on_host(host, RUNNER, {"do": "revert"}))
+        on_host(host, "echo +cpuset > /sys/fs/cgroup/cgroup.subtree_control")
+        theirs.append(on_host(host, THEIRS))
+        their_undo.append(on_host(host, THEIR_UNDO))
+        on_host(host, "systemctl daemon-reload; sleep 1; echo +cpuset > /sys/fs/cgroup/cgroup.subtree_control")
+    report("the engine against vfio-isolate, the same job", ours[1:], theirs[1:])
+    report("the engine's revert against vfio-isolate's restore", our_undo[1:], their_undo[1:])
+
+
+def five_thousand_threads() -> None:
+    """The third figure: what the engine asks of each thread, here, of threads of this process."""
+    from ansible_collections.vfio.isolation.plugins.module_utils._kernel.host import Host
+    from ansible_collections.vfio.isolation.plugins.module_utils._planning import pinned
+
+    done = threading.Event()
+    threading.stack_size(64 << 10)
+    threads = [threading.Thread(target=done.wait) for _number in range(5000)]
+    try:
+        for thread in threads:
+            thread.start()
+        ids = [int(name) for name in os.listdir("/proc/self/task")]
+        room = frozenset(os.sched_getaffinity(0))
+        for number in ids[::10]:
+            os.sched_setaffinity(number, {min(room)})
+        host = Host()
+        spent = min(seconds(lambda: [pinned(host, number, room) for number in ids]) for _round in range(5))
+    finally:
+        done.set()
+    print(f"{len(ids)} threads, one in ten pinned, looked at natively: {spent:.3f} s (best of 5)")
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--wheels", type=Path, required=True, help="where the wheels of vfio-isolate are")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    host = VirtualHost(os.environ["VFIO_INVENTORY"])
+    host.put({"engine": ROOT / "plugins" / "module_utils"}, "/opt/isolation")
+    host.run("systemctl stop irqbalance")
+    five_thousand_threads()
+    role_against_no_op(host, options.rounds)
+    engine_against_vfio_isolate(host, options.wheels, options.rounds + 1)
+
+
+if __name__ == "__main__":
+    main()

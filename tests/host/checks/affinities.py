@@ -1,0 +1,117 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Thread affinities survive, though the kernel destroys them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from .ground import (
+    HOST,
+    affinity,
+    assert_isolated,
+    at_end,
+    engine,
+    isolate,
+    kernel_threads,
+    process,
+    read,
+    revert,
+    service,
+    snapshot,
+    unchanged,
+    write,
+)
+
+BOUND = ("kswapd", "kcompactd", "irq/", "writeback", "kthreadd")
+
+
+def _services_keep_their_affinity(strategy: str) -> None:
+    five, three_five, one_two = service("on-5", "5"), service("on-3-5", "3 5"), service("on-1-2", "1 2")
+    inside = process("6")
+    before, kernel = snapshot(), kernel_threads(*BOUND)
+    assert kernel["kswapd0"] == kernel["kcompactd0"] == "0-3" and kernel["kswapd1"] == "4-7", kernel
+    isolate(strategy=strategy)
+    assert (affinity(five), affinity(three_five), affinity(one_two)) == ("0-3", "3", "1-2")
+    assert affinity(inside) == "0-3"
+    assert set(kernel_threads("kswapd", "kcompactd").values()) == {"0-3"}
+    revert()
+    assert (affinity(five), affinity(three_five), affinity(one_two)) == ("5", "3,5", "1-2")
+    assert affinity(inside) == "6"
+    assert kernel_threads(*BOUND) == kernel
+    unchanged(before)
+
+
+def check_survive_partition() -> None:
+    """Services with CPUAffinity 5, `3 5` and `1 2`, kswapd, kcompactd and interrupt threads, under a partition."""
+    _services_keep_their_affinity("partition")
+
+
+def check_survive_slices() -> None:
+    """The same under slices, where the kernel threads are moved one by one."""
+    _services_keep_their_affinity("slices")
+
+
+def check_ended_and_reused() -> None:
+    """A thread that ended, and a new one that has its number, are left alone."""
+    ended, reused = process("5"), process("1")
+    isolate()
+    for pid in (ended, reused):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    again = 0
+    for _attempt in range(50):
+        write("/proc/sys/kernel/ns_last_pid", str(reused - 1))
+        again = process("2")
+        if again == reused:
+            break
+    assert again == reused, "no process got the number again"
+    revert()
+    assert affinity(again) == "2"
+
+
+def check_owner_changes_its_mind() -> None:
+    """What a thread's owner chose meanwhile stays, also for one that was born meanwhile."""
+    chosen = process("5")
+    isolate()
+    born = process("1")
+    os.sched_setaffinity(chosen, {2})
+    assert not isolate().changed
+    revert()
+    assert affinity(chosen) == "2"
+    assert affinity(born) == "1"
+
+
+def check_many_claims_keep_affinities() -> None:
+    """Affinities come back after two claims that came and went crosswise."""
+    pinned = {cpu: process(str(cpu)) for cpu in (1, 5, 7)}
+    isolate("first", "4-5")
+    isolate("second", "6-7")
+    assert_isolated()
+    assert affinity(pinned[5]) == affinity(pinned[7]) == "0-3"
+    revert("first")
+    assert affinity(pinned[5]) == "5"
+    assert os.sched_getaffinity(pinned[7]) == HOST | {4, 5}
+    revert("second")
+    assert {cpu: affinity(pid) for cpu, pid in pinned.items()} == {1: "1", 5: "5", 7: "7"}
+
+
+def check_kernel_thread_that_strays() -> None:
+    """A kernel thread that is bound to a VM's CPU meanwhile is drift, and the next run mends it.
+
+    Under a partition the kernel refuses such an affinity.
+    """
+    isolate(strategy="slices")
+    thread = next(int(pid) for pid in os.listdir("/proc") if pid.isdigit() and read(f"/proc/{pid}/comm") == "kswapd0")
+    os.sched_setaffinity(thread, {5})
+    time.sleep(0.1)
+    _journal, drift = engine().inspect()
+    assert [change.address.split(":")[1] for change in drift.changes] == [str(thread)], drift.changes
+    isolate(strategy="slices")
+    assert set(os.sched_getaffinity(thread)) <= HOST
+    revert()
+    at_end(lambda: os.sched_setaffinity(thread, HOST))

@@ -1,0 +1,144 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Several claims on one host: they add up, and each goes alone."""
+
+from __future__ import annotations
+
+import random
+
+from .ground import CGROUP, assert_isolated, cpus, engine, isolate, job, read, revert, snapshot, step, unchanged
+
+CLAIMS = {"first": "4-5", "second": "6-7"}
+
+
+def _alone(strategy: str) -> dict:
+    states = {}
+    for name, vm in CLAIMS.items():
+        isolate(name, vm, strategy=strategy)
+        states[name] = snapshot()
+        revert()
+    return states
+
+
+def _two(strategy: str) -> None:
+    before = snapshot()
+    alone = _alone(strategy)
+    unchanged(before)
+    for gone, stays in (("first", "second"), ("second", "first")):
+        for name, vm in CLAIMS.items():
+            isolate(name, vm, strategy=strategy)
+        assert_isolated(strategy=strategy)
+        revert(gone)
+        assert_isolated(cpus(CLAIMS[stays]), strategy)
+        found = [key for key, value in alone[stays].items() if snapshot_now(key, value)]
+        assert not found, found
+        revert(stays)
+        unchanged(before, f"after {gone}, then {stays}")
+
+
+def snapshot_now(key: str, value: str) -> bool:
+    """Whether a file of a snapshot reads otherwise now."""
+    return key.startswith(("cgroup ", "irq ", "cpufreq ")) and "session" not in key and read(key.split(" ")[1]) != value
+
+
+def check_two_under_partition() -> None:
+    """Two claims reverted in either order: in between exactly the other one's isolation, at the end the baseline."""
+    _two("partition")
+
+
+def check_two_under_slices() -> None:
+    """The same under slices."""
+    _two("slices")
+
+
+def check_random_walk() -> None:
+    """Three claims come and go at random: the partition is always their union, and nothing is left at the end."""
+    chance = random.Random(20)
+    wants = {"a": {4}, "b": {5, 6}, "c": {7}}
+    before = snapshot()
+    active: set = set()
+    for _round in range(14):
+        name = chance.choice(sorted(wants))
+        if name in active:
+            revert(name)
+            active.remove(name)
+        else:
+            isolate(name, ",".join(map(str, wants[name])))
+            active.add(name)
+        union = set().union(*(wants[claim] for claim in active))
+        if union:
+            assert_isolated(union)
+            assert not engine().inspect()[1].changes
+        else:
+            unchanged(before)
+    if active:
+        revert()
+    unchanged(before)
+
+
+def check_claim_that_changes() -> None:
+    """A claim with other CPUs than before gives back those that it no longer wants."""
+    before = snapshot()
+    isolate("host", "4-5")
+    isolate("host", "6-7")
+    assert_isolated({6, 7})
+    assert cpus(read(f"{CGROUP}/cpuset.cpus.effective")) == {0, 1, 2, 3, 4, 5}
+    isolate("host", "5-7", strategy="slices")
+    assert_isolated({5, 6, 7}, "slices")
+    assert read(f"{CGROUP}/machine.slice/cpuset.cpus.partition") in ("member", "<errno 2>")
+    revert()
+    unchanged(before)
+
+
+def check_partition_type() -> None:
+    """More than one emulator CPU makes the partition `root`, in which the kernel spreads threads."""
+    isolate(vm="4-6", emulator_cpus="7")
+    assert read(f"{CGROUP}/machine.slice/cpuset.cpus.partition") == "isolated"
+    isolate(vm="6-7", emulator_cpus="4,5")
+    assert read(f"{CGROUP}/machine.slice/cpuset.cpus.partition") == "root"
+    assert cpus(read(f"{CGROUP}/machine.slice/cpuset.cpus")) == {4, 5, 6, 7}
+
+
+def check_single_modules() -> None:
+    """cpuset, move_tasks and cpu_governor alone: `prior` leads back exactly, a claim is journalled."""
+    from .ground import process
+
+    before = snapshot()
+    made = engine().once(step("cpuset", path="/held.slice", cpus="2-3", mems="N0"))
+    assert (read(f"{CGROUP}/held.slice/cpuset.cpus"), read(f"{CGROUP}/held.slice/cpuset.mems")) == ("2-3", "0")
+    masked = engine().once(step("cpuset", path="held.slice", cpus="3", operation="mask"))
+    assert read(f"{CGROUP}/held.slice/cpuset.cpus") == "2"
+    engine().restore_prior(masked.prior)
+    assert read(f"{CGROUP}/held.slice/cpuset.cpus") == "2-3"
+    engine().restore_prior(made.prior)
+    unchanged(before, "after cpuset")
+
+    pid = process("1")
+    engine().extend("tasks", step("cpuset", path="/held.slice", cpus="2-3"))
+    home = read(f"/proc/{pid}/cgroup")[3:]
+    moved = engine().extend("tasks", step("move_tasks", source=home, target="/held.slice"))
+    assert moved.changed and read(f"/proc/{pid}/cgroup") == "0::/held.slice"
+    assert not engine().extend("tasks", step("move_tasks", source=home, target="/held.slice")).changed
+    revert("tasks")
+    assert read(f"/proc/{pid}/cgroup")[3:] == home
+    unchanged(before, "after move_tasks")
+
+    governed = engine().once(step("cpu_governor", governor="powersave", cpus="C4-5"))
+    assert read("/sys/devices/system/cpu/cpufreq/policy4/scaling_governor") == "powersave"
+    engine().restore_prior(governed.prior)
+    dropped = engine().once(step("drop_caches", what="slab_objects", sync=False)).actions["drop_caches"]
+    assert dropped["freed_bytes"] >= 0
+    blocks = engine().once(step("compact_memory", nodes=["1"])).actions["compact_memory"]["free_huge_blocks"]
+    assert [node["node"] for node in blocks] == [1]
+    unchanged(before, "after cpu_governor")
+
+
+def check_job_twice_is_one_claim() -> None:
+    """Isolating again keeps the first baseline."""
+    before = snapshot()
+    for _time in range(2):
+        engine().apply("host", job())
+    revert()
+    unchanged(before)

@@ -1,0 +1,279 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The ground that checks stand on: the kernel's state in full, the job, and a kill after the n-th write."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from engine._catalog import STEPS
+from engine._errors import IsolationError
+from engine._journal import Step
+from engine._kernel.host import Host
+from engine._transaction import Engine, Outcome
+
+CGROUP = "/sys/fs/cgroup"
+VM = {4, 5, 6, 7}
+HOST = {0, 1, 2, 3}
+JOURNAL = "/run/vfio-isolation/journal.json"
+
+# What changes by itself between two snapshots, each with its reason.
+TRANSIENT = (
+    r"^cgroup .*/session-\d+\.scope/",  # an ssh session
+    r"^cgroup .*/user-runtime-dir@\d+\.service/",
+    r"^cgroup .*/user@\d+\.service/",
+    r"^thread \S+ irq/",  # follows its interrupt when that fires
+)
+
+# The kernel binds these threads itself (workers and rescuers of workqueues, sugov, per-CPU threads): a cpuset may reset
+# them, the kernel sets them again as it needs them, and nobody else can.
+PF_NO_SETAFFINITY = 0x04000000
+
+_started: list[subprocess.Popen] = []
+_undo: list[Callable[[], None]] = []
+
+
+def sh(command: str) -> str:
+    """What a shell command prints. Raises CalledProcessError."""
+    return subprocess.run(command, shell=True, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def read(path: str) -> str:
+    """A file's text; the error's number where it cannot be read."""
+    try:
+        with open(path, errors="replace") as stream:
+            return stream.read().rstrip("\n")
+    except OSError as error:
+        return f"<errno {error.errno}>"
+
+
+def write(path: str, value: str) -> None:
+    """Write a kernel file."""
+    with open(path, "w") as stream:
+        stream.write(value)
+
+
+def cpus(text: str) -> set[int]:
+    """A kernel CPU list, read by other code than the engine's."""
+    found: set[int] = set()
+    for part in filter(None, text.strip().split(",")):
+        low, _dash, high = part.partition("-")
+        found.update(range(int(low), int(high or low) + 1))
+    return found
+
+
+def snapshot() -> dict[str, str]:
+    """Every setting that isolation could touch, byte for byte."""
+    state: dict[str, str] = {}
+    for directory, _names, files in os.walk(CGROUP):
+        for name in files:
+            if name.startswith("cpuset.") or name == "cgroup.subtree_control":
+                state[f"cgroup {directory}/{name}"] = read(f"{directory}/{name}")
+    for path in [*glob.glob("/proc/irq/*/smp_affinity_list"), "/proc/irq/default_smp_affinity"]:
+        state[f"irq {path}"] = read(path)
+    for path in glob.glob("/sys/devices/system/cpu/cpufreq/policy*/scaling_governor"):
+        state[f"cpufreq {path}"] = read(path)
+    for root in ("/run/systemd/system.control", "/run/systemd/transient", "/etc/systemd"):
+        for directory, _names, files in os.walk(root):
+            for name in files:
+                if "AllowedCPUs" in name or "AllowedMemory" in name or "vfio" in name or root.startswith("/etc"):
+                    state[f"file {directory}/{name}"] = read(f"{directory}/{name}")
+    units = sorted({"machine.slice", *(name for name in os.listdir(CGROUP) if os.path.isdir(f"{CGROUP}/{name}"))})
+    properties = "Id,AllowedCPUs,AllowedMemoryNodes,DropInPaths,NeedDaemonReload"
+    shown = sh(f"systemctl show --all -p {properties} -- {' '.join(units)}")
+    for block in shown.split("\n\n"):
+        values = dict(line.split("=", 1) for line in block.splitlines())
+        state[f"unit {values.pop('Id')}"] = str(sorted(values.items()))
+    for directory in glob.glob("/proc/[0-9]*/task/[0-9]*"):
+        status, stat = read(f"{directory}/status"), read(f"{directory}/stat")
+        allowed = re.search(r"^Cpus_allowed_list:\s*(.*)$", status, re.M)
+        if allowed and ")" in stat:
+            name = re.search(r"^Name:\s*(.*)$", status, re.M).group(1)
+            fields = stat[stat.rindex(")") + 2 :].split()
+            if not int(fields[6]) & PF_NO_SETAFFINITY:
+                state[f"thread {directory.split('/')[-1]}:{fields[19]} {name}"] = allowed.group(1)
+    return state
+
+
+def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """What differs, but for the transient; threads and units that came or went say nothing."""
+    found = []
+    for key in sorted({*before, *after}):
+        if before.get(key) == after.get(key) or any(re.search(pattern, key) for pattern in TRANSIENT):
+            continue
+        if key.startswith(("thread", "unit")) and (key not in before or key not in after):
+            continue
+        found.append(f"{key}: {before.get(key)!r} -> {after.get(key)!r}")
+    return found
+
+
+def unchanged(before: dict[str, str], what: str = "") -> None:
+    """Fail unless the host is as in a snapshot."""
+    found = differences(before, snapshot())
+    assert not found, "\n  ".join([f"not as before {what}:", *found])
+
+
+def step(name: str, **given: Any) -> Step:
+    """A step with its module's defaults."""
+    spec = STEPS[name].ARGUMENTS
+    assert not set(given) - set(spec), given
+    return Step(name, {option: given.get(option, spec[option].get("default")) for option in spec})
+
+
+def job(vm: str = "4-7", **reserve: Any) -> list[Step]:
+    """The steps of the role."""
+    return [
+        step("drop_caches"),
+        step("cpu_governor", governor="performance", cpus=vm, if_unsupported="skip"),
+        step("reserve_cpus", cpus=vm, **reserve),
+        step("compact_memory"),
+        step("irq_affinity", cpus=vm),
+    ]
+
+
+def engine(wrote: Callable[[str], None] | None = None, lock_timeout: float = 30.0) -> Engine:
+    """A new engine, as each run has."""
+    return Engine(Host(wrote=wrote), lock_timeout)
+
+
+def isolate(claim: str = "host", vm: str = "4-7", **reserve: Any) -> Outcome:
+    """The whole job."""
+    return engine().apply(claim, job(vm, **reserve))
+
+
+def revert(*claims: str) -> Outcome:
+    """Give claims back; all where none is named."""
+    return engine().revert(list(claims) or None)
+
+
+def refused(call: Callable[[], Any]) -> str:
+    """The sentence with which something is refused."""
+    try:
+        call()
+    except IsolationError as error:
+        return str(error)
+    raise AssertionError("this should have been refused")
+
+
+def killed_after(writes: int, call: Callable[[Callable[[str], None]], Any]) -> bool:
+    """Run in a process of its own that is killed right after its n-th write; whether it got that far."""
+    pid = os.fork()
+    if pid == 0:
+        done = 0
+
+        def wrote(_what: str) -> None:
+            nonlocal done
+            done += 1
+            if done == writes:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            call(wrote)
+        except BaseException as error:  # the child must not run the parent's code
+            print("the child failed:", error, file=sys.stderr)
+            os._exit(2)
+        os._exit(0)
+    _pid, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the child failed, see above"
+    return os.WIFSIGNALED(status)
+
+
+def assert_isolated(vm: set[int] = frozenset(VM), strategy: str = "partition", cgroup: str = "machine.slice") -> None:
+    """The kernel's word that nothing of the host may run on these CPUs."""
+    host = (HOST | VM) - vm
+    for path in glob.glob(f"{CGROUP}/**/cpuset.cpus.effective", recursive=True):
+        inside = path[len(CGROUP) + 1 :]
+        if inside.startswith(f"{cgroup}/") or (inside == "cpuset.cpus.effective" and strategy == "slices"):
+            continue
+        assert not cpus(read(path)) & vm, f"{path}: {read(path)}"
+    if strategy == "partition":
+        assert read(f"{CGROUP}/{cgroup}/cpuset.cpus.partition") in ("isolated", "root")
+        assert cpus(read(f"{CGROUP}/{cgroup}/cpuset.cpus.effective")) == vm
+    for pid in (1, 2):
+        assert os.sched_getaffinity(pid) <= host, f"pid {pid}: {os.sched_getaffinity(pid)}"
+    for path in glob.glob("/proc/irq/*/smp_affinity_list"):
+        if cpus(read(path)) & vm:
+            assert managed(path), f"{path}: {read(path)}"
+    assert not int(read("/proc/irq/default_smp_affinity").replace(",", ""), 16) & sum(1 << cpu for cpu in vm)
+    for policy in glob.glob("/sys/devices/system/cpu/cpufreq/policy*"):
+        if cpus(read(f"{policy}/affected_cpus").replace(" ", ",")) & vm:
+            assert read(f"{policy}/scaling_governor") == "performance", policy
+
+
+def managed(path: str) -> bool:
+    """Whether the kernel refuses to move an interrupt, asked by writing what it reads."""
+    try:
+        write(path, read(path))
+    except OSError:
+        return True
+    return False
+
+
+def process(cpu_list: str = "", *, argv: Iterable[str] = ("sleep", "1000")) -> int:
+    """Start a process of this check, bound to CPUs; it is ended when the check ends."""
+    bound = ["taskset", "-c", cpu_list] if cpu_list else []
+    child = subprocess.Popen([*bound, *argv], stdin=subprocess.DEVNULL)
+    _started.append(child)
+    time.sleep(0.3)
+    return child.pid
+
+
+def service(name: str, cpu_affinity: str = "", *properties: str) -> int:
+    """Start a transient service of this check; its main process's id. It is stopped when the check ends."""
+    given = [f"--property=CPUAffinity={cpu_affinity}"] if cpu_affinity else []
+    given += [f"--property={value}" for value in properties]
+    subprocess.run(["systemd-run", "--quiet", f"--unit={name}", *given, "sleep", "infinity"], check=True)
+    at_end(lambda: subprocess.run(["systemctl", "stop", name], check=False, stderr=subprocess.DEVNULL))
+    return int(sh(f"systemctl show --value -p MainPID {name}"))
+
+
+def affinity(thread: int) -> str:
+    """A thread's CPUs, as the kernel lists them."""
+    return re.search(r"^Cpus_allowed_list:\s*(.*)$", read(f"/proc/{thread}/status"), re.M).group(1)
+
+
+def kernel_threads(*names: str) -> dict[str, str]:
+    """The affinities of kernel threads by name."""
+    found = {}
+    for directory in glob.glob("/proc/[0-9]*"):
+        name = read(f"{directory}/comm")
+        if name.startswith(names) and not read(f"{directory}/cmdline"):
+            found[name] = affinity(int(directory.split("/")[-1]))
+    return found
+
+
+def at_end(undo: Callable[[], Any]) -> None:
+    """Undo what a check set up, when it ends; last first."""
+    _undo.append(undo)
+
+
+def end_processes() -> None:
+    """End the processes that this check started."""
+    while _started:
+        child = _started.pop()
+        child.kill()
+        child.wait()
+
+
+def start_clean() -> None:
+    """irqbalance moves interrupts by itself: it only runs in the check that is about it."""
+    sh("systemctl stop irqbalance")
+    assert not os.path.exists(JOURNAL), "an earlier check left its journal"
+
+
+def clean_up() -> None:
+    """Give back what the check left isolated, and undo what it set up."""
+    if os.path.exists(JOURNAL):
+        revert()
+    while _undo:
+        _undo.pop()()

@@ -1,0 +1,176 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What isolation is, how it lasts, and that it goes without a trace."""
+
+from __future__ import annotations
+
+import glob
+import os
+
+from .ground import (
+    CGROUP,
+    HOST,
+    VM,
+    assert_isolated,
+    at_end,
+    cpus,
+    engine,
+    isolate,
+    job,
+    managed,
+    read,
+    refused,
+    revert,
+    service,
+    sh,
+    snapshot,
+    unchanged,
+    write,
+)
+
+
+def _lasts(strategy: str) -> None:
+    """Still isolated after what systemd does in a day."""
+    assert_isolated(strategy=strategy)
+    sh("systemctl daemon-reload")
+    assert_isolated(strategy=strategy)
+    sh("systemctl set-property --runtime user.slice CPUWeight=50")
+    at_end(lambda: sh("rm -rf /run/systemd/system.control && systemctl daemon-reload"))
+    assert_isolated(strategy=strategy)
+    assert os.sched_getaffinity(service("born-later")) <= HOST
+    assert_isolated(strategy=strategy)
+
+
+def check_partition() -> None:
+    """The partition keeps every cgroup, pid 1, kthreadd and movable interrupt off the CPUs, and lasts."""
+    outcome = isolate()
+    assert outcome.notes["strategy"] == "partition", outcome.notes
+    assert read(f"{CGROUP}/machine.slice/cpuset.cpus.partition") == "isolated"
+    on_vm = [p for p in glob.glob("/proc/irq/*/smp_affinity_list") if cpus(read(p)) & VM]
+    assert on_vm and all(managed(path) for path in on_vm)
+    for path in on_vm:
+        assert outcome.skipped[f"irq.affinity:{path.split('/')[3]}"] == "managed by the kernel"
+    assert outcome.actions["drop_caches"]["freed_bytes"] >= 0
+    assert [node["node"] for node in outcome.actions["compact_memory"]["free_huge_blocks"]] == [0, 1]
+    _lasts("partition")
+
+
+def check_slices() -> None:
+    """The strategy slices does it too, also for a top-level slice of the user's own."""
+    service("in-own-slice", "", "Slice=own.slice")
+    at_end(lambda: sh("systemctl stop own.slice"))
+    outcome = isolate(strategy="slices")
+    assert outcome.notes["strategy"] == "slices"
+    assert cpus(read(f"{CGROUP}/own.slice/cpuset.cpus")) == HOST
+    _lasts("slices")
+
+
+def check_second_run_writes_nothing() -> None:
+    """The second run writes nothing at all: not to the kernel, not to systemd, not to the journal."""
+    for strategy in ("partition", "slices"):
+        isolate(strategy=strategy)
+        written = []
+        again = engine(written.append)
+        outcome = again.apply("host", job(strategy=strategy))
+        assert not written, written
+        assert not outcome.changed and not outcome.changes and not outcome.actions
+        revert()
+
+
+def check_announces_exactly() -> None:
+    """Check mode writes nothing, and announces exactly the addresses that the real run then changes."""
+    for strategy in ("partition", "slices"):
+        before = snapshot()
+        written = []
+        announced = engine(written.append).apply("host", job(strategy=strategy), check=True)
+        assert not written, written
+        unchanged(before, "after check mode")
+        real = engine().apply("host", job(strategy=strategy))
+        assert announced.changed and announced.changes == real.changes, (announced.changes, real.changes)
+        written.clear()
+        announced = engine(written.append).revert(check=True)
+        assert not written, written
+        assert announced.changes == revert().changes
+
+
+def _round_trip(what: str) -> None:
+    for strategy in ("partition", "slices"):
+        before = snapshot()
+        isolate(strategy=strategy)
+        assert_isolated(strategy=strategy)
+        revert()
+        unchanged(before, f"after {strategy}, {what}")
+        assert not os.path.exists("/run/vfio-isolation/journal.json")
+
+
+def check_revert_from_stock() -> None:
+    """From a stock Debian, where the controller is off: byte for byte what it was."""
+    assert "cpuset" not in read(f"{CGROUP}/cgroup.subtree_control")
+    _round_trip("controller off")
+
+
+def check_revert_governors() -> None:
+    """A governor of its own for each policy comes back."""
+    policies = sorted(glob.glob("/sys/devices/system/cpu/cpufreq/policy*"))
+    before = {policy: read(f"{policy}/scaling_governor") for policy in policies}
+    at_end(lambda: [write(f"{policy}/scaling_governor", governor) for policy, governor in before.items()])
+    for policy, governor in zip(policies, ("powersave", "conservative", "ondemand", "userspace"), strict=True):
+        write(f"{policy}/scaling_governor", governor)
+    _round_trip("a governor for each policy")
+
+
+def _allowed_cpus_undone() -> None:
+    sh("rm -rf /run/systemd/system.control /etc/systemd/system.control /etc/systemd/system/system.slice.d")
+    sh("systemctl daemon-reload")
+    for unit in ("user.slice", "system.slice", "init.scope"):
+        sh(f"systemctl set-property --runtime {unit} AllowedCPUs=")
+    sh("rm -rf /run/systemd/system.control /run/systemd/transient/init.scope.d; systemctl daemon-reload")
+
+
+def check_revert_allowed_cpus() -> None:
+    """A unit that had AllowedCPUs keeps its own, from a runtime, a persistent or a hand-written drop-in."""
+    at_end(_allowed_cpus_undone)
+    sh("systemctl set-property --runtime user.slice AllowedCPUs=2-5")
+    _round_trip("runtime AllowedCPUs")
+    assert read(f"{CGROUP}/user.slice/cpuset.cpus") == "2-5"
+
+
+def check_revert_persistent_allowed_cpus() -> None:
+    """A persistent AllowedCPUs neither wins over the isolation at a daemon-reload, nor is it lost."""
+    at_end(_allowed_cpus_undone)
+    sh("systemctl set-property user.slice AllowedCPUs=2-5")
+    os.makedirs("/etc/systemd/system/system.slice.d", exist_ok=True)
+    write("/etc/systemd/system/system.slice.d/mine.conf", "[Slice]\nAllowedCPUs=0-6\n")
+    sh("systemctl daemon-reload")
+    for strategy in ("partition", "slices"):
+        before = snapshot()
+        isolate(strategy=strategy)
+        sh("systemctl daemon-reload")
+        assert_isolated(strategy=strategy)
+        revert()
+        unchanged(before, f"after {strategy}, with a persistent AllowedCPUs")
+    assert read(f"{CGROUP}/user.slice/cpuset.cpus") == "2-5"
+
+
+def check_invalid_partition_recovers() -> None:
+    """A partition that another's list made invalid is drift, and the next run makes it whole again."""
+    isolate()
+    at_end(_allowed_cpus_undone)
+    sh("systemctl set-property --runtime user.slice AllowedCPUs=3-5")
+    assert "invalid" in read(f"{CGROUP}/machine.slice/cpuset.cpus.partition")
+    _journal, drift = engine().inspect()
+    assert "cgroup.partition:/machine.slice" in [change.address for change in drift.changes]
+    isolate()
+    assert_isolated()
+
+
+def check_rolls_back_invalid_partition() -> None:
+    """A partition that the kernel declares invalid fails with the kernel's reason, and all is as before."""
+    sh("systemctl start above.slice")
+    at_end(lambda: sh("systemctl stop above.slice"))
+    before = snapshot()
+    sentence = refused(lambda: isolate(cgroup="/above.slice/above-vm.slice"))
+    assert "invalid" in sentence and "reserve_cpus" in sentence, sentence
+    unchanged(before, "after rolling back")

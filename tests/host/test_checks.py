@@ -1,0 +1,31 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Every check of `checks/`, run on the virtual host by the engine itself."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import VirtualHost
+
+CHECKS = [
+    (path.stem, node.name)
+    for path in sorted((Path(__file__).parent / "checks").glob("*.py"))
+    for node in ast.parse(path.read_text()).body
+    if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")
+]
+
+
+@pytest.mark.parametrize(("module", "name"), CHECKS, ids=[f"{module}-{name[6:]}" for module, name in CHECKS])
+def test_on_the_host(host: VirtualHost, module: str, name: str) -> None:
+    """The check passes, and leaves the host as it was."""
+    done = host.run(f"cd /opt/isolation && python3 -m checks {module} {name}", timeout=1200)
+    assert done.returncode == 0, done.stdout
+    print(done.stdout)

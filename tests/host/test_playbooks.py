@@ -1,0 +1,141 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The playbooks, as users run them: by file and by name, one round trip, audit for a schedule."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import VirtualHost
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def play(host: VirtualHost, playbook: str, *arguments: str, as_json: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run a playbook against the virtual host."""
+    environment = dict(os.environ)
+    if as_json:
+        environment.update(ANSIBLE_STDOUT_CALLBACK="ansible.posix.json")
+    return subprocess.run(
+        ["ansible-playbook", "-i", host.inventory, playbook, *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _given_back(host: VirtualHost) -> Iterator[None]:
+    """irqbalance is off, and whatever a test leaves is reverted."""
+    host.run("systemctl stop irqbalance")
+    yield
+    host.run('cd /opt/isolation && echo \'{"do": "revert"}\' | python3 -m engine._runner')
+
+
+def kernel(host: VirtualHost, path: str) -> str:
+    """A kernel file of the host."""
+    return host.run(f"cat {path}").stdout.strip()
+
+
+def test_isolate_audit_revert(host: VirtualHost) -> None:
+    """isolate.yml by file isolates, audit.yml shows it, a drift makes it fail, revert.yml by name gives all back."""
+    snapshot = (
+        "cd /opt/isolation && python3 -c 'import json; from checks.ground import *; print(json.dumps(snapshot()))'"
+    )
+    before = json.loads(host.run(snapshot).stdout)
+
+    checked = play(host, "playbooks/isolate.yml", "-e", "isolate_vm_cpus=4-7", "--check", "--diff")
+    assert checked.returncode == 0, checked.stdout
+    announced = sorted(line[1:] for line in checked.stdout.splitlines() if line.startswith(("-c", "-i", "-s", "-t")))
+    assert "cgroup.partition:/machine.slice member" in announced, checked.stdout
+    assert kernel(host, "/sys/fs/cgroup/cpuset.cpus.effective") == "0-7"
+
+    done = play(host, "playbooks/isolate.yml", "-e", "isolate_vm_cpus=4-7")
+    assert done.returncode == 0 and "changed=1" in done.stdout, done.stdout
+    assert kernel(host, "/sys/fs/cgroup/machine.slice/cpuset.cpus.partition") == "isolated"
+    assert kernel(host, "/sys/fs/cgroup/cpuset.cpus.effective") == "0-3"
+
+    again = play(host, "vfio.isolation.isolate", "-e", "isolate_vm_cpus=4-7")
+    assert again.returncode == 0 and "changed=0" in again.stdout, again.stdout
+
+    audit = play(host, "playbooks/audit.yml")
+    assert audit.returncode == 0, audit.stdout
+    for word in ("strategy: partition", "host_cpus: 0-3", "vm_cpus: 4-7", "drift: []"):
+        assert word in audit.stdout, audit.stdout
+
+    host.run("echo powersave > /sys/devices/system/cpu/cpufreq/policy6/scaling_governor")
+    drifted = play(host, "vfio.isolation.audit")
+    assert drifted.returncode != 0 and "cpufreq.governor:policy6" in drifted.stdout, drifted.stdout
+    assert kernel(host, "/sys/devices/system/cpu/cpufreq/policy6/scaling_governor") == "powersave", "the audit wrote"
+    play(host, "playbooks/isolate.yml", "-e", "isolate_vm_cpus=4-7")
+    assert kernel(host, "/sys/devices/system/cpu/cpufreq/policy6/scaling_governor") == "performance"
+
+    reverted = play(host, "vfio.isolation.revert")
+    assert reverted.returncode == 0 and "changed=1" in reverted.stdout, reverted.stdout
+    after = json.loads(host.run(snapshot).stdout)
+    compare = "import json; from checks.ground import differences; print(*differences(*json.load(open(0))), sep='\\n')"
+    left = host.run(f'cd /opt/isolation && python3 -c "{compare}"', given=json.dumps([before, after]).encode())
+    assert left.stdout.strip() == "", left.stdout
+
+    nothing = play(host, "playbooks/revert.yml")
+    assert nothing.returncode == 0 and "changed=0" in nothing.stdout, nothing.stdout
+
+
+def test_one_claim_is_one_task(host: VirtualHost) -> None:
+    """After connecting, a host executes one module: the transaction."""
+    done = play(host, "playbooks/isolate.yml", "-e", "isolate_vm_cpus=4-7", "-vv")
+    executed = [line for line in done.stdout.splitlines() if line.startswith("TASK [")]
+    on_host = [line for line in executed if "Validating arguments" not in line]
+    assert len(on_host) == 1, executed
+    steps = host.run("cat /run/vfio-isolation/journal.json").stdout
+    names = [step["name"] for step in json.loads(steps)["claims"]["host"]["steps"]]
+    assert names == ["drop_caches", "cpu_governor", "reserve_cpus", "compact_memory", "irq_affinity"]
+
+
+def test_role_variables(host: VirtualHost) -> None:
+    """Each variable of the role reaches its step; an empty governor and false flags leave their steps out."""
+    variables: dict[str, Any] = {
+        "isolate_vm_cpus": ["4-5", "core:6"],
+        "isolate_emulator_cpus": "7",
+        "isolate_claim": "win11",
+        "isolate_cgroup": "vm.slice",
+        "isolate_governor": "",
+        "isolate_irqs": False,
+        "isolate_drop_caches": False,
+        "isolate_compact_memory": False,
+    }
+    done = play(host, "playbooks/isolate.yml", "-e", json.dumps(variables))
+    assert done.returncode == 0, done.stdout
+    assert kernel(host, "/sys/fs/cgroup/vm.slice/cpuset.cpus") == "4-7"
+    assert kernel(host, "/sys/fs/cgroup/vm.slice/cpuset.cpus.partition") == "isolated"
+    assert kernel(host, "/proc/irq/default_smp_affinity") == "ff"
+    journal = json.loads(kernel(host, "/run/vfio-isolation/journal.json"))
+    assert [step["name"] for step in journal["claims"]["win11"]["steps"]] == ["reserve_cpus"]
+    other = play(host, "playbooks/revert.yml", "-e", "isolate_claim=other")
+    assert "changed=0" in other.stdout, other.stdout
+    done = play(host, "playbooks/revert.yml", "-e", "isolate_claim=win11")
+    assert "changed=1" in done.stdout, done.stdout
+    assert kernel(host, "/sys/fs/cgroup/cpuset.cpus.effective") == "0-7"
+
+
+def test_bad_arguments(host: VirtualHost) -> None:
+    """A step that does not exist, a wrong option, a bad expression: one sentence each, and nothing is claimed."""
+    missing = play(host, "playbooks/isolate.yml")
+    assert missing.returncode != 0 and "isolate_vm_cpus" in missing.stdout, missing.stdout
+    bad = play(host, "playbooks/isolate.yml", "-e", "isolate_vm_cpus=4-x")
+    assert bad.returncode != 0 and "term 1, '4-x'" in bad.stdout, bad.stdout
+    assert host.run("ls /run/vfio-isolation/journal.json").returncode != 0
