@@ -92,7 +92,7 @@ host: tools qemu
 	trap '$(virtual_host) stop --name test' EXIT; \
 	$(virtual_host) start --name test; \
 	export VFIO_INVENTORY="$$($(virtual_host) inventory --name test)"; \
-	molecule test --all; \
+	MOLECULE_COMMAND_BORDERS=false molecule test --all; \
 	pytest tests/host
 
 bench: tools qemu

@@ -33,21 +33,27 @@ def fit(wish: CpuSet, room: CpuSet) -> CpuSet:
     return (wish & room) or room
 
 
-def wish_of(pin: Pin, recorded: Optional[CpuSet]) -> CpuSet:
+def wish_of(pin: Pin, recorded: Optional[CpuSet], everything: CpuSet) -> CpuSet:
     """What a thread asked for: the recorded wish, unless its owner has changed the affinity since.
 
-    It is unchanged where the thread has what we gave it, or what the kernel resets a thread to.
+    It is unchanged where the thread has what we gave it, or what the kernel resets a thread to. One that has all of its
+    room, and never had less that was recorded, asked for nothing: it is to have all that its cgroup gives.
     """
     if recorded is not None and pin.cpus in (fit(recorded, pin.before), pin.before):
         return recorded
-    return pin.cpus
+    return everything if pin.cpus == pin.before else pin.cpus
 
 
-def targets(pins: List[Pin], recorded: Mapping[str, CpuSet]) -> Dict[str, Tuple[CpuSet, CpuSet]]:
-    """For every pinned thread its wish, and the affinity that it is to have."""
+def targets(
+    pins: List[Pin], recorded: Mapping[str, CpuSet], certain: Mapping[str, CpuSet], everything: CpuSet
+) -> Dict[str, Tuple[CpuSet, CpuSet]]:
+    """For every pinned thread its wish, and the affinity that it is to have.
+
+    A wish that is `certain` is not compared with what the thread has; `everything` are the CPUs of the host.
+    """
     result = {}
     for pin in pins:
-        wish = wish_of(pin, recorded.get(pin.name))
+        wish = certain.get(pin.name) or wish_of(pin, recorded.get(pin.name), everything)
         result[pin.name] = (wish, fit(wish, pin.after))
     return result
 

@@ -22,13 +22,12 @@ def gather(engine: Engine) -> Tuple[Dict[str, Any], List[str]]:
     journal, drift = engine.inspect()
     resources = engine.resources
     version = resources.cgroups.version()
-    strategy, reason = _strategy("auto", version)
+    best, why = _strategy("auto", version)
     facts = {
         "topology": resources.topology.facts(),
-        "supported": _supported(engine, version, strategy),
-        "strategy": strategy,
-        "strategy_reason": reason,
-        "strategy_in_use": drift.notes.get("strategy"),
+        "supported": _supported(engine, version, best),
+        "strategy": drift.notes.get("strategy", best),
+        "strategy_reason": drift.notes.get("strategy_reason", why),
         "claims": {
             name: {"steps": [{step.name: step.arguments} for step in claim.steps]}
             for name, claim in journal.claims.items()

@@ -17,7 +17,7 @@ import json
 import os
 import stat
 import time
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from ._errors import IsolationError
 from ._kernel.host import Host
@@ -48,6 +48,7 @@ class Journal(NamedTuple):
     baseline: Dict[str, str]
     claims: Dict[str, Claim]
     kept_off: str = ""  # CPUs that threads of the root cgroup are kept off, as a CPU list
+    refused: Mapping[str, str] = {}  # what turned out to be immovable, with the reason: not tried again by every run
 
 
 class Store:
@@ -114,7 +115,7 @@ class Store:
         baseline = dict(content["baseline"])
         for address, value in baseline.items():
             self._check(address, value)
-        return Journal(baseline, claims, str(content["kept_off"]))
+        return Journal(baseline, claims, str(content["kept_off"]), dict(content["refused"]))
 
     @staticmethod
     def _foreign(why: str) -> IsolationError:
@@ -135,6 +136,7 @@ class Store:
             "format": FORMAT,
             "boot_id": self._boot_id(),
             "kept_off": journal.kept_off,
+            "refused": journal.refused,
             "claims": {
                 name: {"steps": [step._asdict() for step in claim.steps], "holds": claim.holds}
                 for name, claim in journal.claims.items()

@@ -47,7 +47,9 @@ def run_step(name: str) -> None:
             outcome = engine.once(step, module.check_mode)
         else:
             outcome = engine.extend(module.params["claim"], step, module.check_mode)
-        return {**told(module, outcome), **outcome.actions.get(name, {})}
+        # What other claims reserve is not the word of this module.
+        notes = outcome.notes if name == "reserve_cpus" else {}
+        return {**told(module, outcome._replace(notes=notes)), **outcome.actions.get(name, {})}
 
     run({**STEPS[name].ARGUMENTS, **CLAIM}, call)
 

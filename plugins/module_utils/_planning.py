@@ -11,7 +11,7 @@ Nothing here writes.
 
 from __future__ import annotations
 
-from typing import Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ._affinity import Pin, Tree, effective_cpus, targets
 from ._catalog import STEPS
@@ -21,6 +21,8 @@ from ._kernel.host import Host
 from ._kernel.threads import identify
 from ._resources import THREAD, Resources
 from ._state import Author, State
+
+NOBODY = Author("", 0, "")
 
 
 class Change(NamedTuple):
@@ -47,44 +49,53 @@ def fold(
     journal: Journal,
     claims: Mapping[str, Claim],
     given_back: Mapping[str, str],
-    leaving: Tuple[Step, ...] = (),
+    *,
+    leaving: Sequence[Step] = (),
+    only: Optional[Callable[[str, Author], bool]] = None,
 ) -> Plan:
     """Plan all claims, one over the other.
 
     They are planned over the actual values, so what others may move (interrupts, within the host's CPUs) is
-    satisfied where it is. Only the settings of claims that leave or change, `given_back`, start from their baseline.
+    satisfied where it is. Only the settings of claims that leave or change, `given_back`, start from their baseline;
+    `leaving` are the steps of those claims. `only` limits what may change, by address and author.
     """
     state = State(resources, journal.baseline, given_back)
     for name, claim in claims.items():
-        for index, step in enumerate(claim.steps):
-            state.author = Author(name, index, step.name)
+        for position, step in enumerate(claim.steps):
+            state.author = Author(name, position, step.name)
             STEPS[step.name].plan(step.arguments, state)
-    state.author = Author("", 0, "restore")
+    state.author = NOBODY
     held = {address for claim in journal.claims.values() for address in claim.holds}
     for step in leaving:
         if hasattr(STEPS[step.name], "heirs"):
             STEPS[step.name].heirs(state, held)
-    wanted = {a: v for a, v in given_back.items() if not a.startswith(THREAD)}
+    wanted = {address: value for address, value in given_back.items() if not address.startswith(THREAD)}
     wanted.update(state.planned)
-    changes = []
-    for address, value in wanted.items():
-        actual = state.actual(address)
-        if actual is None and address not in state.planned:
-            continue  # what is gone needs nothing back
-        if actual != value:
-            changes.append(Change(address, actual or "", value))
-    narrowing = state.narrowing | {name for name in journal.claims if _holds_threads(journal.claims[name])}
+    if only:
+        wanted = {a: value for a, value in wanted.items() if only(a, state.authors.get(a, NOBODY))}
+    changes = [
+        Change(address, state.actual(address) or "", value)
+        for address, value in wanted.items()
+        # What is gone needs nothing back.
+        if state.actual(address) != value and not (state.actual(address) is None and address not in state.planned)
+    ]
     # What set-property writes besides a cgroup is written again, whether or not it is right now.
     keeps = [
-        Change(address, state.actual(address) or "", value)
+        Change(address, value, value)
         for address, value in wanted.items()
         if _narrows(changes) and address.startswith("systemd.") and state.actual(address) == value
     ]
     wishes: Dict[str, str] = {}
-    if narrowing or _narrows(changes):
-        threads, wishes = _threads(resources, journal, state, changes)
+    certain = {a: v for a, v in given_back.items() if only and a.startswith(THREAD)}
+    narrowing = state.narrowing | {name for name in journal.claims if _holds_threads(journal.claims[name])}
+    if _narrows(changes) or certain or (narrowing and not only):
+        threads, wishes = _threads(resources, journal, state, changes, certain)
         keeps += [thread for thread in threads if thread.before == thread.after] if _narrows(changes) else []
         changes += [thread for thread in threads if thread.before != thread.after]
+    for change in changes:
+        if change.address in journal.refused and change.address not in given_back:
+            state.skip(change.address, journal.refused[change.address])
+    changes = [change for change in changes if change.address not in state.skipped]
     holds = {name: set(state.holds.get(name, ())) for name in claims}
     for name in state.narrowing & set(claims):
         holds[name].update(wishes)
@@ -96,23 +107,25 @@ def _holds_threads(claim: Claim) -> bool:
 
 
 def _threads(
-    resources: Resources, journal: Journal, state: State, changes: List[Change]
+    resources: Resources, journal: Journal, state: State, changes: List[Change], certain: Mapping[str, str]
 ) -> Tuple[List[Change], Dict[str, str]]:
-    recorded = {
-        address.partition(":")[2]: parse_list(value)
-        for address, value in journal.baseline.items()
-        if address.startswith(THREAD)
-    }
+    recorded = _affinities({**journal.baseline, **certain})
     pins = _pins(resources, state, changes, set(recorded), parse_list(journal.kept_off))
+    now = {pin.name: pin.cpus for pin in pins}
     found: List[Change] = []
     wishes: Dict[str, str] = {}
-    now = {pin.name: pin.cpus for pin in pins}
-    for name, (wish, target) in sorted(targets(pins, recorded).items()):
+    meant = targets(pins, recorded, _affinities(certain), resources.topology.online())
+    for name, (wish, target) in sorted(meant.items()):
         address = f"{THREAD}:{name}"
         wishes[address] = format_list(wish)
         found.append(Change(address, format_list(now[name]), format_list(target)))
         state.planned[address] = format_list(target)
     return found, wishes
+
+
+def _affinities(values: Mapping[str, str]) -> Dict[str, CpuSet]:
+    """Thread affinities by `TID:START`, out of values by address."""
+    return {a.partition(":")[2]: parse_list(value) for a, value in values.items() if a.startswith(THREAD)}
 
 
 def _pins(resources: Resources, state: State, changes: List[Change], recorded: Set[str], kept_off: CpuSet) -> List[Pin]:

@@ -58,7 +58,7 @@ class Engine:
         Raises IsolationError, with the host as it was before.
         """
         with self.store.locked(self._lock_timeout):
-            journal = self.store.load()
+            journal = self._load(check)
             return self._apply(journal, claim, tuple(steps), tuple(steps), check)
 
     def _apply(
@@ -73,6 +73,8 @@ class Engine:
         changed_claim = old is None or old.steps != steps
         # A claim that only grows gives nothing back.
         leaving = [old] if old and old.steps != steps[: len(old.steps)] else []
+        if changed_claim:
+            journal = journal._replace(refused={})
         plan = self._fold(journal, claims, leaving)
         if not changed_claim and not plan.changes:
             return self._outcome(plan, (), {}, check)
@@ -83,25 +85,33 @@ class Engine:
     def extend(self, claim: str, step: Step, check: bool = False) -> Outcome:
         """Add a step to a claim, unless it is there already; the claim's other steps stand."""
         with self.store.locked(self._lock_timeout):
-            journal = self.store.load()
+            journal = self._load(check)
             old = journal.claims.get(claim)
             steps = old.steps if old else ()
             if step in steps:
-                return self._apply(journal, claim, steps, (), check)
+                again = (*(other for other in steps if other != step), step)
+                if not old or self._planned(journal, claim, steps) == self._planned(journal, claim, again):
+                    return self._apply(journal, claim, steps, (), check)
+                steps = again[:-1]  # a later step overrules it: it is to have the last word
             return self._apply(journal, claim, (*steps, step), (step,), check)
+
+    def _planned(self, journal: Journal, claim: str, steps: Tuple[Step, ...]) -> Dict[str, str]:
+        claims = {**journal.claims, claim: Claim(steps, ())}
+        return self._fold(journal, claims, []).state.planned
 
     def once(self, step: Step, check: bool = False) -> Outcome:
         """Carry out one step that no claim owns: it is not journalled, `Outcome.prior` leads back."""
         with self.store.locked(self._lock_timeout):
-            journal = self.store.load()
-            plan = fold(self.resources, journal, {UNCLAIMED: Claim((step,), ())}, {})
+            journal = self._load(check)
+            claims = {**journal.claims, UNCLAIMED: Claim((step,), ())}
+            plan = fold(self.resources, journal, claims, {}, only=lambda _address, author: author.claim == UNCLAIMED)
             if check:
                 return self._outcome(plan, (step,), {}, check)
             writer = _Writer(self.resources, plan.state)
             try:
                 actions = writer.run(plan, [step], UNCLAIMED)
             except IsolationError as error:
-                back = fold(self.resources, journal, {}, {c.address: c.before for c in plan.changes})
+                back = self._fold_prior(journal, {change.address: change.before for change in plan.changes})
                 undo = _Writer(self.resources, back.state)
                 raise _rolled_back(error, undo.give_back(back), undo.skipped) from error
             return self._outcome(plan, (step,), actions, check, writer)
@@ -109,7 +119,7 @@ class Engine:
     def revert(self, names: Optional[Iterable[str]] = None, check: bool = False) -> Outcome:
         """Give back what claims hold (all claims where None), but for what the others still want."""
         with self.store.locked(self._lock_timeout):
-            journal = self.store.load()
+            journal = self._load(check)
             leaving = [n for n in (journal.claims if names is None else names) if n in journal.claims]
             if not leaving:
                 return Outcome(False, [], {}, {}, {"claims": []}, self._warnings())
@@ -128,7 +138,7 @@ class Engine:
                     f"not everything could be given back: {'; '.join(failures)}. The rest is back, and the journal"
                     " still knows these: mend the cause and restore again"
                 )
-            self.store.save(_pruned(Journal(baseline, claims), plan))
+            self.store.save(_pruned(journal._replace(baseline=baseline, claims=claims), plan, writer.skipped))
             return self._outcome(plan, (), {}, check, writer)._replace(changed=True)
 
     def restore_prior(self, prior: Mapping[str, str], check: bool = False) -> Outcome:
@@ -136,10 +146,8 @@ class Engine:
         for address, value in prior.items():
             self.resources.check(address, value)
         with self.store.locked(self._lock_timeout):
-            journal = self.store.load()
-            wishes = {address: value for address, value in prior.items() if address.startswith(THREAD)}
-            known = journal._replace(baseline={**journal.baseline, **wishes})
-            plan = fold(self.resources, known, {}, prior)
+            journal = self._load(check)
+            plan = self._fold_prior(journal, prior)
             if check:
                 return self._outcome(plan, (), {}, check)
             writer = _Writer(self.resources, plan.state)
@@ -154,12 +162,23 @@ class Engine:
             journal = self.store.load()
             return journal, self._outcome(self._fold(journal, journal.claims, []), (), {}, True)
 
+    def _load(self, check: bool) -> Journal:
+        journal = self.store.load()
+        if not check:
+            self.resources.cgroups.finish()
+        return journal
+
     def _fold(self, journal: Journal, claims: Mapping[str, Claim], leaving: Sequence[Claim]) -> Plan:
         held = {address for claim in leaving for address in claim.holds}
-        given_back = {address: value for address, value in journal.baseline.items() if address in held}
-        return fold(
-            self.resources, journal, claims, given_back, tuple(step for claim in leaving for step in claim.steps)
-        )
+        # Reservations add up in the cpusets of all, so those start from their baseline together.
+        together = ("cgroup.", "systemd.") if any(address.startswith("cgroup.") for address in held) else ()
+        given_back = {a: value for a, value in journal.baseline.items() if a in held or a.startswith(together)}
+        steps = [step for claim in leaving for step in claim.steps]
+        return fold(self.resources, journal, claims, given_back, leaving=steps)
+
+    def _fold_prior(self, journal: Journal, prior: Mapping[str, str]) -> Plan:
+        """What leads back to saved values, as far as the claims do not want otherwise."""
+        return fold(self.resources, journal, journal.claims, prior, only=lambda address, _author: address in prior)
 
     def _carry_out(
         self, journal: Journal, claims: Dict[str, Claim], claim: str, plan: Plan, steps: Sequence[Step]
@@ -185,7 +204,8 @@ class Engine:
                     break
             else:
                 plan.state.warnings.append(f"processes kept forking: gave up moving them after {PASSES} passes")
-            self.store.save(_pruned(journal, plan, claim))
+            pruned = _pruned(journal, plan, writer.skipped, claim)
+            self.store.save(pruned._replace(refused={**before.refused, **writer.skipped}))
         except IsolationError as error:
             raise _rolled_back(error, *self._roll_back(before, journal, claim)) from error
         outcome = self._outcome(plan, steps, actions, False, writer)
@@ -239,19 +259,23 @@ def _recorded(journal: Journal, claims: Mapping[str, Claim], plan: Plan) -> Jour
     merged = {
         name: claim._replace(holds=tuple(sorted({*claim.holds, *plan.holds[name]}))) for name, claim in claims.items()
     }
-    return Journal(baseline, merged, format_list(plan.state.kept_off))
+    return Journal(baseline, merged, format_list(plan.state.kept_off), journal.refused)
 
 
-def _pruned(journal: Journal, plan: Plan, changed_claim: str = "") -> Journal:
-    """The journal without what no claim holds any more, and without threads that have ended."""
+def _pruned(journal: Journal, plan: Plan, skipped: Mapping[str, str], changed_claim: str = "") -> Journal:
+    """The journal without what no claim holds any more, and without threads that have ended.
+
+    A cgroup's setting that could not be given back while another claim lasts is held by that one, and goes with it.
+    """
+    owed = {address for address in skipped if address.startswith("cgroup.")}
     claims = {}
     for name, claim in journal.claims.items():
-        holds = plan.holds[name] | (set() if name == changed_claim else set(claim.holds))
+        holds = plan.holds[name] | owed | (set() if name == changed_claim else set(claim.holds))
         alive = (a for a in holds if not a.startswith(THREAD) or a in plan.wishes)
         claims[name] = claim._replace(holds=tuple(sorted(alive)))
     held = {address for claim in claims.values() for address in claim.holds}
     baseline = {address: value for address, value in journal.baseline.items() if address in held}
-    return Journal(baseline, claims, format_list(plan.state.kept_off))
+    return Journal(baseline, claims, format_list(plan.state.kept_off), journal.refused)
 
 
 def _rolled_back(error: IsolationError, failures: List[str], skipped: Mapping[str, str]) -> IsolationError:

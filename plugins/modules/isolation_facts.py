@@ -139,17 +139,13 @@ ansible_facts:
               type: bool
               sample: true
         strategy:
-          description: The strategy that V(auto) takes on this host. V(null) where it has none.
+          description: The strategy by which CPUs are reserved, or that V(auto) would take. V(null) where there is none.
           type: str
           sample: partition
         strategy_reason:
-          description: Why it takes that, or why there is none.
+          description: Why that one, or why there is none.
           type: str
           sample: cgroup v2, and Linux 6.1.0-40-amd64 has isolated cpuset partitions
-        strategy_in_use:
-          description: The strategy by which CPUs are reserved now. V(null) where no claim reserves any.
-          type: str
-          sample: partition
         claims:
           description: The claims of the host, by name.
           type: dict

@@ -12,6 +12,7 @@ Source: Documentation/admin-guide/cgroup-v2.rst, section Cpuset.
 from __future__ import annotations
 
 import errno
+import json
 from typing import Iterator, List, Optional, Set, Tuple
 
 from .._cpus import CpuSet, format_list, parse_list
@@ -22,6 +23,8 @@ from .systemd import Systemd, unit_of
 from .threads import start_time
 
 PARTITION = "cpuset.cpus.partition"
+LISTS = ("cpuset.cpus", "cpuset.mems")
+UNFINISHED = "/run/vfio-isolation/lists-to-write-back"
 
 
 class Cgroups:
@@ -30,6 +33,8 @@ class Cgroups:
     def __init__(self, host: Host, systemd: Systemd) -> None:
         self.host = host
         self.systemd = systemd
+        # Lists, as cgroup and file, that were to be emptied and that the kernel may still hold.
+        self.emptied: Set[Tuple[str, str]] = set()
         self._mount: Optional[str] = None
 
     def version(self) -> int:
@@ -95,27 +100,45 @@ class Cgroups:
         # EOPNOTSUPP: a `domain invalid` cgroup does not list its threads.
         return [int(thread) for pid in self.processes(cgroup) for thread in self.host.list(f"/proc/{pid}/task")]
 
-    def inherit_again(self, cgroup: str, file: str, emptied: Set[str]) -> bool:
-        """Make the emptied lists below a cgroup's parent inherited, where its tasks keep the kernel from that.
+    def inherit_again(self, parent: str) -> bool:
+        """Make the emptied lists below a cgroup inherited, where its tasks keep the kernel from that.
 
         The kernel answers ENOSPC to emptying the list of a populated cgroup, so the controller is switched off and on
-        again below the parent, and every other list written back. False where that would disturb cpusets further
-        down (those of running VMs, say) or partitions.
+        again below the parent, and every other list written back. False where that would disturb partitions, or
+        cpusets that systemd does not own: those of containers and running VMs.
         """
-        parent = cgroup.rpartition("/")[0] or "/"
-        children = self.children(parent)
-        for child in children:
-            if "cpuset" in self.read(child, "cgroup.subtree_control").split():
-                return False
-            if self.read(child, PARTITION) not in ("", "member"):
-                return False
-        lists = [(child, name, self.read(child, name)) for child in children for name in ("cpuset.cpus", "cpuset.mems")]
-        self.host.write(self.file(parent, "cgroup.subtree_control"), "-cpuset")
-        self.host.write(self.file(parent, "cgroup.subtree_control"), "+cpuset")
-        for child, name, value in lists:
-            if value and not (name == file and child in emptied):
-                self.host.write(self.file(child, name), value)
+        lists: List[List[str]] = []
+        enabled: List[str] = []
+        for path, _children in self.walk(parent):
+            if path != parent:
+                if self.read(path, PARTITION) not in ("", "member"):
+                    return False
+                for name in LISTS:
+                    value = "" if (path, name) in self.emptied else self.read(path, name)
+                    lists += [[self.file(path, name), value]] if value else []
+            if "cpuset" in self.read(path, "cgroup.subtree_control").split():
+                if path != parent and self.owner(path) is None:
+                    return False
+                enabled.append(self.file(path, "cgroup.subtree_control"))
+        self.host.save(UNFINISHED, json.dumps([enabled, lists]), 0o600)
+        for file in reversed(enabled):
+            self.host.write(file, "-cpuset")
+        self.finish()
         return True
+
+    def finish(self) -> None:
+        """Write back the lists that `inherit_again` took away, be it in a run that was killed."""
+        text = self.host.read(UNFINISHED)
+        if text is None:
+            return
+        enabled, lists = json.loads(text)
+        for file in enabled:
+            if self.host.exists(file):
+                self.host.write(file, "+cpuset")
+        for file, value in lists:
+            if self.host.exists(file):
+                self.host.write(file, value)
+        self.host.remove(UNFINISHED)
 
     def owner(self, cgroup: str) -> Optional[str]:
         """The systemd unit that must be asked to change this cgroup; None where it is written directly."""
@@ -226,8 +249,6 @@ class CpusetList(CgroupKind):
         super().__init__(cgroups)
         self._file = file
         self._prop = prop
-        # Lists that were to be emptied, and that the kernel may still hold.
-        self._pending: Set[str] = set()
 
     def read(self, name: str) -> Optional[str]:
         """The configured list."""
@@ -235,7 +256,7 @@ class CpusetList(CgroupKind):
 
     def write(self, name: str, value: str) -> None:
         """Set the list, through systemd where the cgroup is a unit's."""
-        if not value and name in self._pending:
+        if not value and (name, self._file) in self._cgroups.emptied:
             self._insist_on_inheriting(name)
             return
         unit = self._cgroups.owner(name)
@@ -248,10 +269,10 @@ class CpusetList(CgroupKind):
                 if value or refused.code != errno.ENOSPC:
                     raise
         if not value:
-            self._pending.add(name)
+            self._cgroups.emptied.add((name, self._file))
 
     def _insist_on_inheriting(self, name: str) -> None:
-        if not self._cgroups.inherit_again(name, self._file, self._pending):
+        if not self._cgroups.inherit_again(name.rpartition("/")[0] or "/"):
             everything = self._cgroups.read("/", f"{self._file}.effective")
             self._cgroups.host.write(self.where(name), everything)
             raise Immovable(f"the kernel empties no list of a cgroup with tasks: it holds all of {everything} now")
@@ -269,7 +290,7 @@ class CpusetList(CgroupKind):
             return [(3, new)]
         grow = 4 if self._cgroups.read(name, PARTITION) not in ("", "member") else 5
         shrunk = [(3.0, format_list(kept))] if kept not in (frozenset(), before) else []
-        return [*shrunk, (grow, new)] + ([] if new else [(13.5, new)])
+        return [*shrunk, (grow, new)] + ([] if new else [(12.8, new)])
 
     def where(self, name: str) -> str:
         """The file."""
@@ -286,7 +307,25 @@ class Partition(CgroupKind):
 
     def write(self, name: str, value: str) -> None:
         """Set the partition type."""
+        if value != "member":
+            self._make_room(name)
         self._cgroups.host.write(self.where(name), value.split()[0])
+
+    def _make_room(self, name: str) -> None:
+        """Empty the lists that were to be emptied and are not, while that can be done: it cannot beside a partition.
+
+        At the least, take the partition's CPUs out of them: they would make it invalid.
+        """
+        own = self._cgroups.cpus(name)
+        parent = name.rpartition("/")[0] or "/"
+        for sibling in self._cgroups.children(parent):
+            listed = self._cgroups.cpus(sibling)
+            if not listed or (sibling, "cpuset.cpus") not in self._cgroups.emptied:
+                continue
+            if self._cgroups.inherit_again(parent):
+                return
+            if listed & own:
+                self._cgroups.host.write(self._cgroups.file(sibling, "cpuset.cpus"), format_list(listed - own))
 
     def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
         """Dissolved before any list changes, formed after all have.

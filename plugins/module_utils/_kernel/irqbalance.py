@@ -73,7 +73,7 @@ class Irqbalance(Kind):
         path = self.where(name)
         credentials = struct.pack("3i", os.getpid(), os.getuid(), os.getgid())
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(5)
+            connection.settimeout(20)
             try:
                 connection.connect(self._host.path(path))
                 ancillary = [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials)]

@@ -85,9 +85,9 @@ class Systemd:
             self._reload_is_due(unit)
             self._host.remove(path)
 
-    def insists(self, unit: str, prop: str) -> bool:
-        """Whether there is such a drop-in."""
-        return self._host.exists(f"{RUNTIME}/{unit}.d/{LAST_WORD}-{prop}.conf")
+    def insisted(self, unit: str, prop: str) -> Optional[str]:
+        """The list of that drop-in; None where there is none."""
+        return self._listed(f"{RUNTIME}/{unit}.d/{LAST_WORD}-{prop}.conf", prop)
 
     def start(self, unit: str) -> None:
         """Start a unit (a slice: create its cgroup)."""
@@ -105,10 +105,13 @@ class Systemd:
     def runtime_value(self, unit: str, prop: str) -> Optional[str]:
         """The list that a runtime drop-in gives; None where there is no drop-in."""
         path = self.drop_in(unit, prop)
-        if path is None:
+        return self._listed(path, prop) if path else None
+
+    def _listed(self, path: str, prop: str) -> Optional[str]:
+        text = self._host.read(path)
+        if text is None:
             return None
-        lines = (self._host.read(path) or "").splitlines()
-        values = [line.partition("=")[2] for line in lines if line.startswith(prop + "=")]
+        values = [line.partition("=")[2] for line in text.splitlines() if line.startswith(prop + "=")]
         return format_list(parse_list(",".join(values[-1].replace(",", " ").split()))) if values else ""
 
     def drop_runtime_value(self, unit: str, prop: str) -> None:
@@ -158,10 +161,11 @@ class RuntimeDropIn(Kind):
 
     def read(self, name: str) -> Optional[str]:
         """The CPU list of the drop-in."""
+        insisted = self._systemd.insisted(name, self._prop)
+        if insisted is not None:
+            return insisted + INSISTED
         value = self._systemd.runtime_value(name, self._prop)
-        if value is None:
-            return "none"
-        return value + INSISTED if self._systemd.insists(name, self._prop) else value
+        return "none" if value is None else value
 
     def write(self, name: str, value: str) -> None:
         """Remove the drop-in, or make it again."""

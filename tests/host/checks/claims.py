@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from .ground import CGROUP, assert_isolated, cpus, engine, isolate, job, read, revert, snapshot, step, unchanged
+from .ground import CGROUP, assert_isolated, cpus, engine, isolate, job, read, revert, snapshot, step, unchanged, write
 
 CLAIMS = {"first": "4-5", "second": "6-7"}
 
@@ -116,13 +116,17 @@ def check_single_modules() -> None:
     unchanged(before, "after cpuset")
 
     pid = process("1")
+    session, home = read(f"/proc/{pid}/cgroup")[3:], "/from.slice"
+    source = engine().once(step("cpuset", path=home))
+    write(f"{CGROUP}{home}/cgroup.procs", str(pid))
     engine().extend("tasks", step("cpuset", path="/held.slice", cpus="2-3"))
-    home = read(f"/proc/{pid}/cgroup")[3:]
     moved = engine().extend("tasks", step("move_tasks", source=home, target="/held.slice"))
     assert moved.changed and read(f"/proc/{pid}/cgroup") == "0::/held.slice"
     assert not engine().extend("tasks", step("move_tasks", source=home, target="/held.slice")).changed
     revert("tasks")
     assert read(f"/proc/{pid}/cgroup")[3:] == home
+    write(f"{CGROUP}{session}/cgroup.procs", str(pid))
+    engine().restore_prior(source.prior)
     unchanged(before, "after move_tasks")
 
     governed = engine().once(step("cpu_governor", governor="powersave", cpus="C4-5"))
