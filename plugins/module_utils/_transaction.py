@@ -268,6 +268,8 @@ def _pruned(journal: Journal, plan: Plan, skipped: Mapping[str, str], changed_cl
     A cgroup's setting that could not be given back while another claim lasts is held by that one, and goes with it.
     """
     owed = {address for address in skipped if address.startswith("cgroup.")}
+    if owed:  # with the drop-ins that giving them back makes again
+        owed.update(address for address in journal.baseline if address.startswith("systemd."))
     claims = {}
     for name, claim in journal.claims.items():
         holds = plan.holds[name] | owed | (set() if name == changed_claim else set(claim.holds))

@@ -53,7 +53,7 @@ def check_offline_cpu() -> None:
     """A CPU that is offline."""
     at_end(lambda: write("/sys/devices/system/cpu/cpu7/online", "1"))
     write("/sys/devices/system/cpu/cpu7/online", "0")
-    _says(lambda: isolate(), "CPU 7 is not online", "online are 0-6")
+    _says(isolate, "CPU 7 is not online", "online are 0-6")
 
 
 def check_governors() -> None:

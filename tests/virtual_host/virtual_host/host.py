@@ -119,7 +119,7 @@ class VirtualHost:
 
     def _launch(self, image: Image, cmdline: str) -> int:
         """Start QEMU on a free port and give the port; another process may take it first, so try a few."""
-        for _ in range(_LAUNCHES):
+        for _try in range(_LAUNCHES):
             port = _free_port()
             command = qemu_command(image, self.directory, ssh_port=port, cmdline=cmdline)
             try:

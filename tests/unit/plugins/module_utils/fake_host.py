@@ -17,13 +17,16 @@ class FakeHost(Host):
     """Real files below `root`; affinities in a dict, commands in a list with the answers given beforehand."""
 
     def __init__(self, root: str, files: Dict[str, str]) -> None:
-        super().__init__(root, run=self._answer, wrote=lambda what: self.log.append(what))
+        super().__init__(root, run=self._answer, wrote=self._note)
         self.log: List[str] = []
         self.commands: List[Tuple[str, ...]] = []
         self.answers: Dict[str, Tuple[int, str, str]] = {}
         self.affinities: Dict[int, frozenset] = {}
         for path, text in files.items():
             self.put(path, text)
+
+    def _note(self, what: str) -> None:
+        self.log.append(what)
 
     def put(self, path: str, text: str) -> None:
         """A file, as the kernel would show it."""

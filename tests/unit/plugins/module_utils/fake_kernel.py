@@ -736,7 +736,7 @@ class FakeKernel(Host):
         for number, task in self.threads.items():
             seen[f"thread {number}"] = (task.start, task.cgroup, text_of(task.cpus))
         seen.update({f"property {unit} {prop}": text_of(v) for (unit, prop), v in self.properties.items() if v})
-        seen.update(dict(self.files.items()))
+        seen.update(self.files)
         seen.update({path: "directory" for path in self.folders if path.startswith("/run/systemd/")})
         return seen
 

@@ -33,8 +33,8 @@ def test_what_the_owner_chose_since_is_the_wish() -> None:
 
 @given(some, some)
 def test_narrowed_and_widened_again_a_thread_has_its_wish(wish: frozenset, room: frozenset) -> None:
-    ((recorded, narrow),) = targets([Pin("1:2", wish, ALL, room)], {}, {}, ALL).values()
-    ((again, wide),) = targets([Pin("1:2", narrow, room, ALL)], {"1:2": recorded}, {}, ALL).values()
+    recorded, narrow = targets([Pin("1:2", wish, ALL, room)], {}, {}, ALL)["1:2"]
+    again, wide = targets([Pin("1:2", narrow, room, ALL)], {"1:2": recorded}, {}, ALL)["1:2"]
     assert recorded == again == wide == wish
 
 

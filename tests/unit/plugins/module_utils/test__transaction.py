@@ -397,6 +397,7 @@ def test_refused_at_any_single_write_everything_is_back_and_the_sentence_names_s
             before = kernel.snapshot()
             refuse, hit = refusing(count)
             kernel.refuse = refuse
+            sentence = ""
             try:
                 outcome = engine(kernel).apply("vm", job)
             except IsolationError as error:
