@@ -59,7 +59,7 @@ def fold(
     satisfied where it is. Only the settings of claims that leave or change, `given_back`, start from their baseline;
     `leaving` are the steps of those claims. `only` limits what may change, by address and author.
     """
-    state = State(resources, journal.baseline, given_back)
+    state = State(resources, journal, given_back)
     for name, claim in claims.items():
         for position, step in enumerate(claim.steps):
             state.author = Author(name, position, step.name)

@@ -16,6 +16,7 @@ from typing import Dict, List, Mapping, NamedTuple, Optional, Set
 from ._cpus import NONE, CpuSet, format_list, parse_list
 from ._errors import IsolationError
 from ._expression import Expression, evaluate
+from ._journal import Journal
 from ._kernel.systemd import INSISTED
 from ._resources import Resources
 
@@ -31,9 +32,9 @@ class Author(NamedTuple):
 class State:
     """Planned over given-back over actual values."""
 
-    def __init__(self, resources: Resources, baseline: Mapping[str, str], given_back: Mapping[str, str]) -> None:
+    def __init__(self, resources: Resources, journal: Journal, given_back: Mapping[str, str]) -> None:
         self.resources = resources
-        self.baseline = baseline
+        self.journal = journal
         self.given_back = given_back
         self.planned: Dict[str, str] = {}
         self.author = Author("", 0, "")

@@ -73,9 +73,7 @@ class Engine:
         changed_claim = old is None or old.steps != steps
         # A claim that only grows gives nothing back.
         leaving = [old] if old and old.steps != steps[: len(old.steps)] else []
-        if changed_claim:
-            journal = journal._replace(refused={})
-        plan = self._fold(journal, claims, leaving)
+        plan = self._fold(journal._replace(refused={}) if changed_claim else journal, claims, leaving)
         if not changed_claim and not plan.changes:
             return self._outcome(plan, (), {}, check)
         if check:
@@ -205,7 +203,7 @@ class Engine:
             else:
                 plan.state.warnings.append(f"processes kept forking: gave up moving them after {PASSES} passes")
             pruned = _pruned(journal, plan, writer.skipped, claim)
-            self.store.save(pruned._replace(refused={**before.refused, **writer.skipped}))
+            self.store.save(pruned._replace(refused={**plan.state.skipped, **writer.skipped}))
         except IsolationError as error:
             raise _rolled_back(error, *self._roll_back(before, journal, claim)) from error
         outcome = self._outcome(plan, steps, actions, False, writer)

@@ -153,7 +153,7 @@ left_alone:
       description: Why it was left alone.
       type: str
   sample:
-    - {"address": "irq.affinity:27", "reason": "managed by the kernel"}
+    - {"address": "irq.affinity:27", "reason": "managed by the kernel (nvme0q3)"}
 """
 
 from ansible_collections.vfio.isolation.plugins.module_utils._module import run_step

@@ -173,7 +173,7 @@ left_alone:
       description: Why it was left alone.
       type: str
   sample:
-    - {"address": "irq.affinity:27", "reason": "managed by the kernel"}
+    - {"address": "irq.affinity:27", "reason": "managed by the kernel (nvme0q3)"}
 """
 
 from typing import Any, Dict

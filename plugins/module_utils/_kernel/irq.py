@@ -49,16 +49,14 @@ class Irqs(Kind):
         line = int(self._host.read(f"{device}/irq") or 0)
         return vectors or ([line] if line else [])
 
-    def immovable(self, number: int) -> Optional[str]:
-        """Why the kernel would refuse any affinity for this interrupt, or None.
+    def immovable(self, number: int) -> bool:
+        """Whether the kernel would refuse any affinity for this interrupt.
 
         Newer kernels show it in the file's mode. Older ones only answer it to a write, before they look at what is
         written: so this writes a word that is no CPU list, which either gets that answer or changes nothing.
         """
         path = f"{IRQ}/{number}/smp_affinity_list"
-        if not self._host.writable(path) or self._host.refuses(path, "?\n") in (errno.EIO, errno.EPERM):
-            return "managed by the kernel"
-        return None
+        return not self._host.writable(path) or self._host.refuses(path, "?\n") in (errno.EIO, errno.EPERM)
 
     def read(self, name: str) -> Optional[str]:
         """The affinity asked for."""

@@ -82,8 +82,9 @@ def _move(state: State, number: int, operation: str, cpus: CpuSet) -> None:
     address = f"irq.affinity:{number}"
     wanted = _changed(state, address, operation, cpus)
     if wanted != state.actual(address):
-        reason = state.resources.irqs.immovable(number)
-        if reason:
+        reason = f"managed by the kernel ({state.resources.irqs.actions(number) or 'no handler'})"
+        # What the journal knows of this very interrupt need not be tried again.
+        if state.journal.refused.get(address) == reason or state.resources.irqs.immovable(number):
             state.skip(address, reason)
             return
     state.assign(address, wanted)

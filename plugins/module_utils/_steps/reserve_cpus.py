@@ -87,7 +87,7 @@ def _partition(state: State, cgroup: str, kind: str, host: CpuSet) -> None:
         # A sibling that lists one of the CPUs itself would make the partition invalid.
         address = f"cgroup.cpus:{sibling}"
         listed = state.cpus(address)
-        lists_them = (listed | parse_list(state.baseline.get(address, ""))) & state.reserved[cgroup]
+        lists_them = (listed | parse_list(state.journal.baseline.get(address, ""))) & state.reserved[cgroup]
         if sibling != cgroup and sibling not in state.reserved and lists_them:
             state.narrow(sibling, (listed - state.reserved[cgroup]) or host)
 

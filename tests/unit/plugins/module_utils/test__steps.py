@@ -12,17 +12,22 @@ import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._steps.reserve_cpus import choose
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_jobs import engine, step
-from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_kernel import CGROUP, Baseline, booted
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_kernel import (
+    CGROUP,
+    STOCK,
+    Baseline,
+    booted,
+)
 
 
-def planned(name: str, baseline: Baseline = Baseline(), **given: Any) -> dict:  # noqa: B008 - a constant
+def planned(name: str, baseline: Baseline = STOCK, **given: Any) -> dict:
     """What a step alone would change, by address."""
     with booted(baseline) as kernel:
         outcome = engine(kernel).once(step(name, **given), check=True)
         return {change.address: change.after for change in outcome.changes}
 
 
-def refused(name: str, baseline: Baseline = Baseline(), **given: Any) -> str:  # noqa: B008 - a constant
+def refused(name: str, baseline: Baseline = STOCK, **given: Any) -> str:
     """The sentence; and nothing was written."""
     with booted(baseline) as kernel:
         before = kernel.snapshot()

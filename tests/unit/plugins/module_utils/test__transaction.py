@@ -145,7 +145,7 @@ def test_managed_interrupts_are_skipped_with_a_reason(host: Baseline) -> None:
     with booted(host) as kernel:
         kernel.irqs[4] = numbers("6")
         outcome = engine(kernel).apply("vm", whole_job("4-7", "slices"))
-        assert outcome.skipped == {"irq.affinity:4": "managed by the kernel"}
+        assert outcome.skipped == {"irq.affinity:4": "managed by the kernel (no handler)"}
         assert kernel.irqs[4] == numbers("6")
 
 
