@@ -26,6 +26,7 @@ class Pin(NamedTuple):
     cpus: CpuSet
     before: CpuSet  # the room that its cgroup gives it now
     after: CpuSet  # ... and will give it
+    confined: bool = False  # whether it is us who bind it, where its cgroup has no cpuset to do so
 
 
 def fit(wish: CpuSet, room: CpuSet) -> CpuSet:
@@ -39,7 +40,7 @@ def wish_of(pin: Pin, recorded: Optional[CpuSet], everything: CpuSet) -> CpuSet:
     It is unchanged where the thread has what we gave it, or what the kernel resets a thread to. One that has all of its
     room, and never had less that was recorded, asked for nothing: it is to have all that its cgroup gives.
     """
-    if recorded is not None and pin.cpus in (fit(recorded, pin.before), pin.before):
+    if recorded is not None and (pin.confined or pin.cpus in (fit(recorded, pin.before), pin.before)):
         return recorded
     return everything if pin.cpus == pin.before else pin.cpus
 

@@ -37,6 +37,20 @@ def read_items(items: Sequence[Any]) -> List[Item]:
     return [item for item in read if item is not None]
 
 
+def complete(name: str, given: Mapping[str, Any]) -> Dict[str, Any]:
+    """A step's arguments with the defaults of those that are missing. Raises IsolationError."""
+    if name not in STEPS:
+        raise IsolationError(f"there is no step {name!r}; there are {', '.join(STEPS)}")
+    spec = STEPS[name].ARGUMENTS
+    unknown = set(given) - set(spec)
+    if unknown:
+        raise IsolationError(f"{name} has no option {', '.join(sorted(unknown))}")
+    missing = [option for option in spec if spec[option].get("required") and given.get(option) is None]
+    if missing:
+        raise IsolationError(f"{name} needs {', '.join(missing)}")
+    return {option: given.get(option, spec[option].get("default")) for option in spec}
+
+
 def _read_item(item: Any, where: str) -> Optional[Item]:
     named = {key: value for key, value in item.items() if key != "when"} if isinstance(item, Mapping) else {}
     if len(named) != 1:

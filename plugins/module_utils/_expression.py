@@ -79,7 +79,7 @@ class Topology:
         raise NotImplementedError
 
 
-def evaluate(expression: Expression, topology: Topology, option: str) -> CpuSet:
+def evaluate(expression: Expression, topology: Topology, option: str, must_be_online: bool = True) -> CpuSet:
     """The CPUs that an expression names on this host.
 
     `option` is the name to give in the sentence of an IsolationError: a term that cannot be read, one that
@@ -97,7 +97,7 @@ def evaluate(expression: Expression, topology: Topology, option: str) -> CpuSet:
             try:
                 found = _term("N" + body if nodes_go_on and body[:1] != "N" else body, topology)
                 missing = found - topology.online()
-                if missing and body != "all":
+                if missing and must_be_online and body != "all":
                     online = format_list(topology.online())
                     raise ValueError(f"CPU {format_list(missing)} is not online; online are {online}")
                 if term.startswith("^") and position == 1:

@@ -37,6 +37,7 @@ def gather(engine: Engine) -> Tuple[Dict[str, Any], List[str]]:
         "drift": [
             {"address": change.address, "expected": change.after, "actual": change.before} for change in drift.changes
         ],
+        "left_alone": [{"address": a, "reason": reason} for a, reason in sorted(drift.skipped.items())],
     }
     return facts, drift.warnings
 

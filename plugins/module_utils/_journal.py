@@ -17,7 +17,7 @@ import json
 import os
 import stat
 import time
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
 
 from ._errors import IsolationError
 from ._kernel.host import Host
@@ -54,10 +54,15 @@ class Journal(NamedTuple):
 class Store:
     """Where the journal of one host is kept."""
 
-    def __init__(self, host: Host, check: Callable[[str, object], None], known: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        check: Callable[[str, object], None],
+        complete: Callable[[str, Dict[str, Any]], Dict[str, Any]],
+    ) -> None:
         self._host = host
         self._check = check
-        self._known = known
+        self._complete = complete
         self.warning: Optional[str] = None
 
     @contextlib.contextmanager
@@ -107,11 +112,12 @@ class Store:
     def _parse(self, content: Any) -> Journal:
         claims: Dict[str, Claim] = {}
         for name, claim in content["claims"].items():
-            steps: List[Step] = [Step(step["name"], dict(step["arguments"])) for step in claim["steps"]]
-            for step in steps:
-                if not self._known(step.name):
-                    raise IsolationError(f"claim {name!r} has an unknown step {step.name!r}")
-            claims[name] = Claim(tuple(steps), tuple(claim["holds"]))
+            given = ((step["name"], dict(step["arguments"])) for step in claim["steps"])
+            try:
+                steps = tuple(Step(step, self._complete(step, arguments)) for step, arguments in given)
+            except IsolationError as error:
+                raise IsolationError(f"claim {name!r}: {error}") from error
+            claims[name] = Claim(steps, tuple(str(address) for address in claim["holds"]))
         baseline = dict(content["baseline"])
         for address, value in baseline.items():
             self._check(address, value)
@@ -132,6 +138,8 @@ class Store:
         if not journal.claims:
             self._host.remove(FILE)
             return
+        for address, value in journal.baseline.items():
+            self._check(address, value)  # what could not be read back must never be written
         content = {
             "format": FORMAT,
             "boot_id": self._boot_id(),

@@ -87,7 +87,7 @@ def told(module: AnsibleModule, outcome: Outcome) -> Dict[str, Any]:
 
 def _runner(module: AnsibleModule) -> Callable[[Sequence[str]], Tuple[int, str, str]]:
     def run_command(argv: Sequence[str]) -> Tuple[int, str, str]:
-        code, out, err = module.run_command(list(argv))
+        code, out, err = module.run_command(list(argv), handle_exceptions=False)
         return int(code), str(out), str(err)
 
     return run_command

@@ -16,6 +16,7 @@ from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 from ._affinity import Pin, Tree, effective_cpus, targets
 from ._catalog import STEPS
 from ._cpus import NONE, CpuSet, format_list, parse_list
+from ._errors import IsolationError
 from ._journal import Claim, Journal, Step
 from ._kernel.host import Host
 from ._kernel.threads import identify
@@ -63,12 +64,21 @@ def fold(
     for name, claim in claims.items():
         for position, step in enumerate(claim.steps):
             state.author = Author(name, position, step.name)
-            STEPS[step.name].plan(step.arguments, state)
+            state.standing = name in journal.claims and journal.claims[name].steps == claim.steps
+            try:
+                STEPS[step.name].plan(step.arguments, state)
+            except IsolationError as error:
+                if not state.standing:
+                    raise
+                # One claim must not keep another from being made or given back: what it holds stays as it is.
+                state.warnings.append(f"claim {name}, step {position + 1} ({step.name}) cannot be planned now: {error}")
+                state.given_back = {a: v for a, v in state.given_back.items() if a not in claim.holds}
     state.author = NOBODY
     held = {address for claim in journal.claims.values() for address in claim.holds}
     for step in leaving:
         if hasattr(STEPS[step.name], "heirs"):
             STEPS[step.name].heirs(state, held)
+    given_back = state.given_back
     wanted = {address: value for address, value in given_back.items() if not address.startswith(THREAD)}
     wanted.update(state.planned)
     if only:
@@ -76,8 +86,7 @@ def fold(
     changes = [
         Change(address, state.actual(address) or "", value)
         for address, value in wanted.items()
-        # What is gone needs nothing back.
-        if state.actual(address) != value and not (state.actual(address) is None and address not in state.planned)
+        if state.actual(address) != value and not _gone(state, address)
     ]
     # What set-property writes besides a cgroup is written again, whether or not it is right now.
     keeps = [
@@ -102,6 +111,14 @@ def fold(
     return Plan(changes, keeps, state, wishes, holds)
 
 
+def _gone(state: State, address: str) -> bool:
+    """Whether a setting is of something that is there no more, and does not come back either: nothing is owed to it."""
+    if state.actual(address) is not None or address in state.planned:
+        return False
+    kind, _colon, name = address.partition(":")
+    return not (kind.startswith("cgroup.") and state.get(f"cgroup.exists:{name}") == "present")
+
+
 def _holds_threads(claim: Claim) -> bool:
     return any(address.startswith(("cgroup.", THREAD)) for address in claim.holds)
 
@@ -114,7 +131,7 @@ def _threads(
     now = {pin.name: pin.cpus for pin in pins}
     found: List[Change] = []
     wishes: Dict[str, str] = {}
-    meant = targets(pins, recorded, _affinities(certain), resources.topology.online())
+    meant = targets(pins, recorded, _affinities(certain), resources.topology.possible())
     for name, (wish, target) in sorted(meant.items()):
         address = f"{THREAD}:{name}"
         wishes[address] = format_list(wish)
@@ -144,7 +161,8 @@ def _pins(resources: Resources, state: State, changes: List[Change], recorded: S
         for thread in resources.cgroups.threads(path):
             found = pinned(resources.host, thread, None if confined or thread in known else room)
             if found and (confined or found[1] != room or found[0] in recorded):
-                pins.append(Pin(found[0], found[1], room, after.get(moved[thread], then) if thread in moved else then))
+                room_then = after.get(moved[thread], then) if thread in moved else then
+                pins.append(Pin(found[0], found[1], room, room_then, confined))
     return pins
 
 

@@ -17,7 +17,7 @@ import json
 import sys
 from typing import Any, Dict
 
-from ._catalog import STEPS, read_items
+from ._catalog import complete, read_items
 from ._errors import IsolationError
 from ._journal import Step
 from ._kernel.host import Host
@@ -41,14 +41,10 @@ def answer(request: Dict[str, Any], host: Host) -> Dict[str, Any]:
 
 
 def _step(where: str, name: str, given: Dict[str, Any]) -> Step:
-    spec = STEPS[name].ARGUMENTS
-    unknown = set(given) - set(spec)
-    if unknown:
-        raise IsolationError(f"{where}: {name} has no option {', '.join(sorted(unknown))}")
-    missing = [option for option in spec if spec[option].get("required") and given.get(option) is None]
-    if missing:
-        raise IsolationError(f"{where}: {name} needs {', '.join(missing)}")
-    return Step(name, {option: given.get(option, spec[option].get("default")) for option in spec})
+    try:
+        return Step(name, complete(name, given))
+    except IsolationError as error:
+        raise IsolationError(f"{where}: {error}") from None
 
 
 def _told(outcome: Outcome) -> Dict[str, Any]:

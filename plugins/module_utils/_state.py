@@ -18,6 +18,7 @@ from ._errors import IsolationError
 from ._expression import Expression, evaluate
 from ._journal import Journal
 from ._kernel.systemd import INSISTED
+from ._kernel.threads import start_time
 from ._resources import Resources
 
 
@@ -43,6 +44,10 @@ class State:
         self.skipped: Dict[str, str] = {}
         self.notes: Dict[str, object] = {}
         self.warnings: List[str] = []
+        # Whether the step being planned is of a claim that was made before.
+        self.standing = False
+        # Interrupts that were requested while the default was narrow: the value to give back to each.
+        self.born: Dict[str, str] = {}
         # What reserve_cpus steps have asked for so far: reservations of several claims add up.
         self.reserved: Dict[str, CpuSet] = {}
         self.partition_types: Dict[str, str] = {}
@@ -83,14 +88,31 @@ class State:
         """Leave a setting alone, and say why."""
         self.skipped[address] = reason
 
+    def move(self, pid: int, cgroup: str) -> None:
+        """Plan the cgroup of a process, unless it has ended."""
+        start = start_time(self.resources.host, pid)
+        address = f"task.cgroup:{pid}:{start}"
+        if start is not None and self.actual(address) is not None:
+            self.assign(address, cgroup)
+
+    def inherited(self, cgroup: str) -> CpuSet:
+        """The CPUs that a cgroup without a list of its own gets from those above it."""
+        parent = cgroup.rpartition("/")[0]
+        if not parent:
+            return self.resources.cgroups.cpus("/", "cpuset.cpus.effective") or self.resources.topology.online()
+        return self.cpus(f"cgroup.cpus:{parent}") or self.inherited(parent)
+
     def keep_off(self, cpus: CpuSet) -> None:
         """Keep the threads of the root cgroup, which has no cpuset of its own, off these CPUs."""
         self.kept_off |= cpus
         self.narrowing.add(self.author.claim)
 
     def evaluate(self, expression: Expression, option: str) -> CpuSet:
-        """The CPUs of an option of the step that is being planned."""
-        return evaluate(expression, self.resources.topology, option)
+        """The CPUs of an option of the step that is being planned.
+
+        One that went offline since a claim was made is no reason to forget the claim.
+        """
+        return evaluate(expression, self.resources.topology, option, must_be_online=not self.standing)
 
     # What several steps say of a cpuset, said once.
 

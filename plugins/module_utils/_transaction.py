@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from ._catalog import STEPS
+from ._catalog import STEPS, complete
 from ._cpus import format_list
 from ._errors import Immovable, IsolationError
 from ._journal import Claim, Journal, Step, Store
@@ -50,7 +50,7 @@ class Engine:
         self._host = host
         self._lock_timeout = lock_timeout
         self.resources = Resources(host)
-        self.store = Store(host, self.resources.check, STEPS.__contains__)
+        self.store = Store(host, self.resources.check, complete)
 
     def apply(self, claim: str, steps: Sequence[Step], check: bool = False) -> Outcome:
         """Make a claim, or bring the host back to it; with `check`, only tell what that would change.
@@ -78,6 +78,8 @@ class Engine:
             return self._outcome(plan, (), {}, check)
         if check:
             return self._outcome(plan, acting, {}, check)._replace(changed=True)
+        if leaving:  # what it held is given back, but for what it holds again
+            claims[claim] = Claim(steps, ())
         return self._carry_out(journal, claims, claim, plan, acting)
 
     def extend(self, claim: str, step: Step, check: bool = False) -> Outcome:
@@ -119,8 +121,13 @@ class Engine:
         with self.store.locked(self._lock_timeout):
             journal = self._load(check)
             leaving = [n for n in (journal.claims if names is None else names) if n in journal.claims]
+            unknown = [name for name in names or () if name not in journal.claims]
+            warnings = self._warnings()
+            if unknown:
+                there = ", ".join(sorted(journal.claims)) or "none"
+                warnings.append(f"there is no claim {', '.join(unknown)} on this host; there are: {there}")
             if not leaving:
-                return Outcome(False, [], {}, {}, {"claims": []}, self._warnings())
+                return Outcome(False, [], {}, {}, {"claims": []}, warnings)
             claims = {name: claim for name, claim in journal.claims.items() if name not in leaving}
             plan = self._fold(journal, claims, [journal.claims[name] for name in leaving])
             plan.state.notes["claims"] = leaving
@@ -202,8 +209,8 @@ class Engine:
                     break
             else:
                 plan.state.warnings.append(f"processes kept forking: gave up moving them after {PASSES} passes")
-            pruned = _pruned(journal, plan, writer.skipped, claim)
-            self.store.save(pruned._replace(refused={**plan.state.skipped, **writer.skipped}))
+            pruned = _pruned(journal, plan, writer.skipped)
+            self.store.save(pruned._replace(refused={**plan.state.skipped, **writer.lasting}))
         except IsolationError as error:
             raise _rolled_back(error, *self._roll_back(before, journal, claim)) from error
         outcome = self._outcome(plan, steps, actions, False, writer)
@@ -252,6 +259,7 @@ class Engine:
 def _recorded(journal: Journal, claims: Mapping[str, Claim], plan: Plan) -> Journal:
     """The journal with the claims, and the baseline of what is about to be touched; what is saved stays."""
     baseline = {change.address: change.before for change in plan.changes if not change.address.startswith(THREAD)}
+    baseline.update(plan.state.born)
     baseline.update(journal.baseline)
     baseline.update(plan.wishes)
     merged = {
@@ -260,7 +268,7 @@ def _recorded(journal: Journal, claims: Mapping[str, Claim], plan: Plan) -> Jour
     return Journal(baseline, merged, format_list(plan.state.kept_off), journal.refused)
 
 
-def _pruned(journal: Journal, plan: Plan, skipped: Mapping[str, str], changed_claim: str = "") -> Journal:
+def _pruned(journal: Journal, plan: Plan, skipped: Mapping[str, str]) -> Journal:
     """The journal without what no claim holds any more, and without threads that have ended.
 
     A cgroup's setting that could not be given back while another claim lasts is held by that one, and goes with it.
@@ -270,7 +278,7 @@ def _pruned(journal: Journal, plan: Plan, skipped: Mapping[str, str], changed_cl
         owed.update(address for address in journal.baseline if address.startswith("systemd."))
     claims = {}
     for name, claim in journal.claims.items():
-        holds = plan.holds[name] | owed | (set() if name == changed_claim else set(claim.holds))
+        holds = {*plan.holds[name], *owed, *claim.holds}
         alive = (a for a in holds if not a.startswith(THREAD) or a in plan.wishes)
         claims[name] = claim._replace(holds=tuple(sorted(alive)))
     held = {address for claim in claims.values() for address in claim.holds}
@@ -292,6 +300,7 @@ class _Writer:
         self._resources = resources
         self.state = state
         self.skipped: Dict[str, str] = {}
+        self.lasting: Dict[str, str] = {}  # those of them that need not be tried again
 
     def run(self, plan: Plan, steps: Sequence[Step], claim: str) -> Dict[str, Any]:
         """Write family by family, each where the claim's first step that needs it stands, between the actions.
@@ -350,7 +359,12 @@ class _Writer:
                 self._write(address, value)
             except Immovable as reason:
                 self.skipped[address] = str(reason)
+                self.lasting[address] = str(reason)
             except IsolationError as error:
+                if stop and self._resources.find(address)[0].restless:
+                    # One interrupt that does not move now is no reason to fail, and is tried again by the next run.
+                    self.skipped[address] = self._sentence(address, str(error))
+                    continue
                 failures.append(self._sentence(address, str(error)))
                 if stop:
                     return failures
@@ -362,7 +376,8 @@ class _Writer:
 
     def _write(self, address: str, value: str) -> None:
         kind, name = self._resources.find(address)
-        if kind.read(name) != value:
+        now = kind.read(name)
+        if now != value and not (now is None and (value == "" or address not in self.state.planned)):
             kind.write(name, value)
 
     def _verify(self, change: Change) -> List[str]:
@@ -370,7 +385,7 @@ class _Writer:
         if kind.restless or change.address in self.skipped:
             return []
         now = kind.read(name)
-        if now == change.after:
+        if now == change.after or (now is None and (change.after == "" or change.address not in self.state.planned)):
             return []
         if now and now.startswith(f"{change.after} invalid"):
             return [self._sentence(change.address, f"{kind.where(name)}: the kernel made the partition {now}")]

@@ -24,6 +24,8 @@ from .threads import start_time
 
 PARTITION = "cpuset.cpus.partition"
 LISTS = ("cpuset.cpus", "cpuset.mems")
+# Where libvirt and Proxmox run virtual machines.
+VM_SLICES = ("/machine.slice", "/qemu.slice")
 UNFINISHED = "/run/vfio-isolation/lists-to-write-back"
 
 
@@ -104,9 +106,11 @@ class Cgroups:
         """Make the emptied lists below a cgroup inherited, where its tasks keep the kernel from that.
 
         The kernel answers ENOSPC to emptying the list of a populated cgroup, so the controller is switched off and on
-        again below the parent, and every other list written back. False where that would disturb partitions, or
-        cpusets that systemd does not own: those of containers and running VMs.
+        again below the parent, and every other list written back. False where that would disturb partitions, running
+        VMs, or cpusets that systemd does not own, such as those of containers.
         """
+        if any("populated 1" in self.read(place, "cgroup.events") for place in VM_SLICES):
+            return False
         lists: List[List[str]] = []
         enabled: List[str] = []
         for path, _children in self.walk(parent):
@@ -115,14 +119,14 @@ class Cgroups:
                     return False
                 for name in LISTS:
                     value = "" if (path, name) in self.emptied else self.read(path, name)
-                    lists += [[self.file(path, name), value]] if value else []
+                    lists += [[path, name, value]] if value else []
             if "cpuset" in self.read(path, "cgroup.subtree_control").split():
                 if path != parent and self.owner(path) is None:
                     return False
-                enabled.append(self.file(path, "cgroup.subtree_control"))
+                enabled.append(path)
         self.host.save(UNFINISHED, json.dumps([enabled, lists]), 0o600)
-        for file in reversed(enabled):
-            self.host.write(file, "-cpuset")
+        for path in reversed(enabled):
+            self.host.write(self.file(path, "cgroup.subtree_control"), "-cpuset")
         self.finish()
         return True
 
@@ -131,13 +135,16 @@ class Cgroups:
         text = self.host.read(UNFINISHED)
         if text is None:
             return
-        enabled, lists = json.loads(text)
-        for file in enabled:
-            if self.host.exists(file):
-                self.host.write(file, "+cpuset")
-        for file, value in lists:
-            if self.host.exists(file):
-                self.host.write(file, value)
+        try:
+            enabled, lists = json.loads(text)
+        except ValueError:
+            enabled, lists = [], []
+        for cgroup in enabled:
+            if self.exists(cgroup):
+                self.host.write(self.file(cgroup, "cgroup.subtree_control"), "+cpuset")
+        for cgroup, name, value in lists:
+            if self.exists(cgroup) and name in LISTS:
+                self.host.write(self.file(cgroup, name), value)
         self.host.remove(UNFINISHED)
 
     def owner(self, cgroup: str) -> Optional[str]:
@@ -251,7 +258,9 @@ class CpusetList(CgroupKind):
         self._prop = prop
 
     def read(self, name: str) -> Optional[str]:
-        """The configured list."""
+        """The configured list; None where there is no such cgroup."""
+        if not self._cgroups.exists(name):
+            return None
         return format_list(self._cgroups.cpus(name, self._file))
 
     def write(self, name: str, value: str) -> None:
@@ -328,11 +337,11 @@ class Partition(CgroupKind):
                 self._cgroups.host.write(self._cgroups.file(sibling, "cpuset.cpus"), format_list(listed - own))
 
     def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
-        """Dissolved before any list changes, formed after all have.
+        """Dissolved before any list changes, formed after all have. root and isolated change into each other in place.
 
         An invalid one must be dissolved first: on 6.1, writing its type again changes nothing.
         """
-        dissolve = [(0.0, "member")] if old != "member" else []
+        dissolve = [(0.0, "member")] if new == "member" or "invalid" in old else []
         return dissolve + ([(6.0, new)] if new != "member" else [])
 
     def where(self, name: str) -> str:
@@ -366,6 +375,8 @@ class Place(CgroupKind):
         except Refused as refused:
             if self.read(name) is None:
                 raise Immovable("the process has ended") from None
+            if not self._cgroups.exists(value):
+                raise Immovable(f"its cgroup {value} is gone") from None
             raise refused
 
     def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:

@@ -160,7 +160,10 @@ class Host:
 
     def change(self, *argv: str) -> None:
         """Run a command that changes something. Raises Refused with what it printed."""
-        code, _out, err = self._run(argv)
+        try:
+            code, _out, err = self._run(argv)
+        except OSError as error:
+            raise Refused.of(error, " ".join(argv[:-1]), argv[-1]) from error
         if code != 0:
             raise Refused(" ".join(argv[:-1]), argv[-1], err.strip() or f"exit code {code}", code)
         self.note_write(" ".join(argv))

@@ -68,8 +68,10 @@ class Irqs(Kind):
         try:
             self._host.write(self.where(name), value)
         except Refused as refused:
-            # EIO and EPERM: managed. ENOSPC: no free vector on these CPUs. ENOENT: freed meanwhile.
-            raise Immovable(str(refused)) from refused
+            # EIO and EPERM: managed. ENOENT: freed meanwhile. Others, such as ENOSPC (no free vector), may pass.
+            if refused.code in (errno.EIO, errno.EPERM, errno.ENOENT):
+                raise Immovable(str(refused)) from refused
+            raise
 
     def where(self, name: str) -> str:
         """The file."""

@@ -28,6 +28,7 @@ SOCKETS = "/run/irqbalance"
 SENT = "/run/vfio-isolation/irqbalance-sent"
 # irqbalance takes a ban at its next scan (every 10 s) and shows the old one until then.
 LAG = 25.0
+NO_ANSWER = "?"
 
 
 class Irqbalance(Kind):
@@ -41,7 +42,9 @@ class Irqbalance(Kind):
 
     def running(self) -> Optional[str]:
         """The `PID:START` of the irqbalance that listens here."""
-        for name in self._host.list(SOCKETS):
+        # Older ones listen on an abstract socket of that name.
+        abstract = re.findall(r"@(irqbalance\d+\.sock)$", self._host.read("/proc/net/unix") or "", re.MULTILINE)
+        for name in self._host.list(SOCKETS) + abstract:
             match = re.match(r"irqbalance(\d+)\.sock\Z", name)
             start = start_time(self._host, int(match.group(1))) if match else None
             if match and start is not None:
@@ -49,19 +52,19 @@ class Irqbalance(Kind):
         return None
 
     def read(self, name: str) -> Optional[str]:
-        """The banned CPUs; None where that process has ended, or does not answer."""
+        """The banned CPUs; None where that process has ended."""
         if self.running() != name:
             return None
         process, _space, rest = (self._host.read(SENT) or "").partition(" ")
         cpus, _space, at = rest.partition(" ")
-        if process == name and 0 <= time.monotonic() - float(at) < LAG:
+        if process == name and re.match(r"[0-9.]+$", at) and 0 <= time.monotonic() - float(at) < LAG:
             return cpus.strip("-")
         try:
             answer = self._ask(name, "setup")
         except Refused:
-            return None
+            return NO_ANSWER
         match = re.search(r"BANNED ([0-9a-f,]+)", answer)
-        return format_list(parse_mask(match.group(1))) if match else None
+        return format_list(parse_mask(match.group(1))) if match else NO_ANSWER
 
     def write(self, name: str, value: str) -> None:
         """Ban these CPUs and no others; NULL is irqbalance's word for what its own configuration says."""
@@ -75,7 +78,8 @@ class Irqbalance(Kind):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(20)
             try:
-                connection.connect(self._host.path(path))
+                there = self._host.exists(path)
+                connection.connect(self._host.path(path) if there else "\0" + os.path.basename(path))
                 ancillary = [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials)]
                 connection.sendmsg([message.encode()], ancillary)
                 return connection.recv(65536).decode(errors="replace") if message == "setup" else ""

@@ -44,6 +44,10 @@ class SysfsTopology(Topology):
         """The CPUs that run tasks."""
         return self._list(f"{CPU}/online")
 
+    def present(self) -> CpuSet:
+        """The CPUs that are there, online or not."""
+        return self._list(f"{CPU}/present") or self.online()
+
     def isolated(self) -> CpuSet:
         """The CPUs of isolcpus=."""
         found = self._list(f"{CPU}/isolated")

@@ -12,7 +12,6 @@ from typing import Any, Dict, Mapping
 
 from .._cpus import CpuSet, format_list, parse_list
 from .._errors import IsolationError
-from .._kernel.threads import start_time
 from .._state import State
 
 ARGUMENTS: Dict[str, Any] = {
@@ -39,9 +38,10 @@ def plan(arguments: Mapping[str, Any], state: State) -> None:
     state.need(path)
     operation = arguments["operation"]
     if arguments["cpus"] is not None:
-        inherited = state.resources.cgroups.cpus(path, "cpuset.cpus.effective") or state.resources.topology.online()
         given = _given(arguments["cpus"], state)
-        state.narrow(path, _combined(operation, state.cpus(f"cgroup.cpus:{path}") or inherited, given, "cpus"))
+        state.narrow(
+            path, _combined(operation, state.cpus(f"cgroup.cpus:{path}") or state.inherited(path), given, "cpus")
+        )
     if arguments["mems"] is not None:
         there = state.resources.memory.nodes()
         nodes = _nodes(arguments["mems"], there)
@@ -101,7 +101,8 @@ def _remove(path: str, arguments: Mapping[str, Any], state: State) -> None:
         if cgroups.owner(below) and (cgroups.processes(below) or not below.endswith(".slice")):
             raise IsolationError(f"path: {below} is a running systemd unit; stop it first (systemctl stop)")
         for pid in cgroups.processes(below):
-            start = start_time(cgroups.host, pid)
-            if start is not None:
-                state.assign(f"task.cgroup:{pid}:{start}", parent)
+            state.move(pid, parent)
+        if not cgroups.owner(below):  # what a unit is configured to have, systemd gives it when it starts
+            for setting, nothing in (("cpus", ""), ("mems", ""), ("partition", "member")):
+                state.assign(f"cgroup.{setting}:{below}", nothing)
         state.assign(f"cgroup.exists:{below}", "absent")

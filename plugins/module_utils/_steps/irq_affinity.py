@@ -14,6 +14,7 @@ from typing import Any, Dict, List, Mapping, Optional, Set
 
 from .._cpus import CpuSet, format_list
 from .._errors import IsolationError
+from .._kernel.irqbalance import NO_ANSWER
 from .._state import State
 
 ARGUMENTS: Dict[str, Any] = {
@@ -45,7 +46,7 @@ def plan(arguments: Mapping[str, Any], state: State) -> None:
     process = state.resources.irqbalance.running() if ban else None
     if process:
         address = f"irqbalance.banned:{process}"
-        if state.actual(address) is None:
+        if state.actual(address) in (None, NO_ANSWER):
             state.skip(address, "irqbalance does not answer on its socket: it may move interrupts back")
             return
         banned = state.cpus(address)
@@ -80,6 +81,7 @@ def _chosen(arguments: Mapping[str, Any], state: State) -> Optional[List[int]]:
 
 def _move(state: State, number: int, operation: str, cpus: CpuSet) -> None:
     address = f"irq.affinity:{number}"
+    _inherit(state, address)
     wanted = _changed(state, address, operation, cpus)
     if wanted != state.actual(address):
         reason = f"managed by the kernel ({state.resources.irqs.actions(number) or 'no handler'})"
@@ -88,6 +90,14 @@ def _move(state: State, number: int, operation: str, cpus: CpuSet) -> None:
             state.skip(address, reason)
             return
     state.assign(address, wanted)
+
+
+def _inherit(state: State, address: str) -> None:
+    """An interrupt that was requested while the default was narrow is to get what the default is given back to."""
+    wide = state.journal.baseline.get(DEFAULT)
+    known = any(address in claim.holds for claim in state.journal.claims.values())
+    if wide is not None and not known and state.actual(address) == state.actual(DEFAULT) != wide:
+        state.born[address] = wide
 
 
 def _changed(state: State, address: str, operation: str, cpus: CpuSet) -> str:

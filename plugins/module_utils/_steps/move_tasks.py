@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, Dict, Mapping
 
 from .._errors import IsolationError
-from .._kernel.threads import is_kernel_thread, start_time
+from .._kernel.threads import is_kernel_thread
 from .._state import State
 
 ARGUMENTS: Dict[str, Any] = {
@@ -35,8 +35,6 @@ def plan(arguments: Mapping[str, Any], state: State) -> None:
         if is_kernel_thread(cgroups.host, pid):
             kernel_threads += 1
             continue
-        start = start_time(cgroups.host, pid)
-        if start is not None:
-            state.assign(f"task.cgroup:{pid}:{start}", paths["target"])
+        state.move(pid, paths["target"])
     if kernel_threads:
         state.skip(f"task.cgroup:{paths['source']}", f"{kernel_threads} kernel threads stay in the root cgroup")

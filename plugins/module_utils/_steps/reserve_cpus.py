@@ -58,8 +58,9 @@ def plan(arguments: Mapping[str, Any], state: State) -> None:
 
     state.reserved[cgroup] = state.reserved.get(cgroup, NONE) | cpus | emulator
     everything: CpuSet = frozenset().union(*state.reserved.values())
-    host = state.resources.topology.online() - everything
-    if not host:
+    # A CPU of the host that is offline now belongs to it when it comes back.
+    host = state.resources.topology.present() - everything
+    if not host & state.resources.topology.online():
         raise IsolationError(f"cpus: {format_list(everything)} are all CPUs of this host; leave it at least one")
     state.notes.update(vm_cpus=format_list(everything), host_cpus=format_list(host))
     if strategy == "partition":

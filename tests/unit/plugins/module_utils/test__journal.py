@@ -51,7 +51,7 @@ def refused(kernel: FakeKernel) -> str:
 def test_what_is_saved_is_what_is_loaded() -> None:
     with booted() as kernel:
         store = Engine(kernel).store
-        claim = Claim((Step("irq_affinity", {"cpus": "4-7"}),), ("irq.affinity:1",))
+        claim = Claim((Step("compact_memory", {"nodes": ["0"]}),), ("irq.affinity:1",))
         journal = Journal({"irq.affinity:1": "0-7", "task.affinity:12:34": "3,5"}, {"vm": claim}, "4-7")
         with store.locked(1):
             store.save(journal)
@@ -134,7 +134,7 @@ def test_a_journal_with_a_value_that_does_not_fit_is_refused(address: str, value
 def test_a_journal_with_an_unknown_step_is_refused() -> None:
     with booted() as kernel:
         sentence = edited(kernel, lambda content: content["claims"]["vm"]["steps"][0].update(name="rm"))
-        assert "claim 'vm' has an unknown step 'rm'" in sentence
+        assert "claim 'vm': there is no step 'rm'" in sentence
 
 
 def test_a_journal_of_another_format_is_refused() -> None:

@@ -75,6 +75,7 @@ def test_the_configured_list_is_read_not_the_effective_one(tmp_path: Path) -> No
     files = {
         "/proc/self/mountinfo": V2,
         "/sys/fs/cgroup/cgroup.controllers": "cpuset",
+        "/sys/fs/cgroup/a/cgroup.procs": "",
         "/sys/fs/cgroup/a/cpuset.cpus": "\n",
         "/sys/fs/cgroup/a/cpuset.cpus.effective": "0-7\n",
     }
