@@ -50,8 +50,8 @@ def check_killed_at_every_write() -> None:
 
 
 def check_killed_under_slices() -> None:
-    """The same under slices, after every seventh of its many writes."""
-    _killed_at_every_write("slices", 7)
+    """The same under slices, after every ninth of its many writes."""
+    _killed_at_every_write("slices", 9)
 
 
 def check_killed_while_reverting() -> None:
