@@ -182,6 +182,19 @@ ansible_facts:
               type: str
           sample:
             - {"address": "cpufreq.governor:policy4", "expected": "performance", "actual": "schedutil"}
+        left_alone:
+          description: The settings that the claims would have otherwise, but that cannot be changed.
+          type: list
+          elements: dict
+          contains:
+            address:
+              description: The address of the setting.
+              type: str
+            reason:
+              description: Why it cannot be changed.
+              type: str
+          sample:
+            - {"address": "irq.affinity:27", "reason": "managed by the kernel (nvme0q3)"}
 """
 
 from typing import Any, Dict
