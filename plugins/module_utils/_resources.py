@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Dict, Optional, Tuple
 
 from ._errors import IsolationError
-from ._kernel.cgroup import Cgroups, Controller, CpusetList, Existence, Partition, Place
+from ._kernel.cgroup import Cgroups
 from ._kernel.cpufreq import Cpufreq, PolicyFile
+from ._kernel.cpuset import Controller, CpusetList, Existence, Partition, Place
 from ._kernel.host import Host
 from ._kernel.irq import DefaultAffinity, Irqs
 from ._kernel.irqbalance import Irqbalance

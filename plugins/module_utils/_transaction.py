@@ -12,13 +12,12 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Seq
 
 from ._catalog import STEPS, complete
 from ._cpus import format_list
-from ._errors import Immovable, IsolationError
+from ._errors import IsolationError
 from ._journal import Claim, Journal, Step, Store
 from ._kernel.host import Host
-from ._kernel.systemd import SETTLED
 from ._planning import Change, Plan, fold
 from ._resources import THREAD, Resources
-from ._state import State
+from ._writing import Writer
 
 LOCK_TIMEOUT = 60.0
 PASSES = 10
@@ -107,12 +106,12 @@ class Engine:
             plan = fold(self.resources, journal, claims, {}, only=lambda _address, author: author.claim == UNCLAIMED)
             if check:
                 return self._outcome(plan, (step,), {}, check)
-            writer = _Writer(self.resources, plan.state)
+            writer = Writer(self.resources, plan.state)
             try:
                 actions = writer.run(plan, [step], UNCLAIMED)
             except IsolationError as error:
                 back = self._fold_prior(journal, {change.address: change.before for change in plan.changes})
-                undo = _Writer(self.resources, back.state)
+                undo = Writer(self.resources, back.state)
                 raise _rolled_back(error, undo.give_back(back), undo.skipped) from error
             return self._outcome(plan, (step,), actions, check, writer)
 
@@ -136,7 +135,7 @@ class Engine:
             baseline = {**journal.baseline, **plan.wishes}
             if baseline != journal.baseline:
                 self.store.save(journal._replace(baseline=baseline))
-            writer = _Writer(self.resources, plan.state)
+            writer = Writer(self.resources, plan.state)
             failures = writer.give_back(plan)
             if failures:
                 raise IsolationError(
@@ -155,7 +154,7 @@ class Engine:
             plan = self._fold_prior(journal, prior)
             if check:
                 return self._outcome(plan, (), {}, check)
-            writer = _Writer(self.resources, plan.state)
+            writer = Writer(self.resources, plan.state)
             failures = writer.give_back(plan)
             if failures:
                 raise IsolationError(f"not everything could be given back: {'; '.join(failures)}")
@@ -192,7 +191,7 @@ class Engine:
         changes: List[Change] = []
         actions: Dict[str, Any] = {}
         acted: Sequence[Step] = steps
-        writer = _Writer(self.resources, plan.state)
+        writer = Writer(self.resources, plan.state)
         before = journal
         try:
             for _pass in range(PASSES):
@@ -222,7 +221,7 @@ class Engine:
         if claim not in now.claims:  # not even the journal could be written
             return [], {}
         plan = self._fold(now, before.claims, [now.claims[claim]])
-        writer = _Writer(self.resources, plan.state)
+        writer = Writer(self.resources, plan.state)
         failures = writer.give_back(plan)
         if not failures:
             try:
@@ -240,7 +239,7 @@ class Engine:
         steps: Sequence[Step],
         actions: Dict[str, Any],
         check: bool,
-        writer: Optional[_Writer] = None,
+        writer: Optional[Writer] = None,
     ) -> Outcome:
         skipped = {**plan.state.skipped, **(writer.skipped if writer else {})}
         changes = [change for change in plan.changes if change.address not in skipped]
@@ -291,106 +290,3 @@ def _rolled_back(error: IsolationError, failures: List[str], skipped: Mapping[st
         return IsolationError(f"{error}. Rolling back failed in part: {'; '.join(failures)}. Run restore to go on")
     but = "; ".join(f"{address}: {reason}" for address, reason in sorted(skipped.items()))
     return IsolationError(f"{error}. Everything is back as it was{f', but for {but}' if but else ''}")
-
-
-class _Writer:
-    """Writes changes in their order, and reads them back."""
-
-    def __init__(self, resources: Resources, state: State) -> None:
-        self._resources = resources
-        self.state = state
-        self.skipped: Dict[str, str] = {}
-        self.lasting: Dict[str, str] = {}  # those of them that need not be tried again
-
-    def run(self, plan: Plan, steps: Sequence[Step], claim: str) -> Dict[str, Any]:
-        """Write family by family, each where the claim's first step that needs it stands, between the actions.
-
-        Returns what the actions tell, by step. Raises IsolationError at the first refusal.
-        """
-        changes = plan.changes + plan.keeps
-        place = {family: float(len(steps)) for family in self._families(changes)}
-        for change in changes:
-            author = self.state.authors.get(change.address)
-            if author and author.claim == claim:
-                family = self._family(change)
-                place[family] = min(place[family], author.position)
-        agenda: List[Tuple[float, str, Optional[Step]]] = [(place[f], f, None) for f in place]
-        agenda += [(i, "", step) for i, step in enumerate(steps) if hasattr(STEPS[step.name], "act")]
-        told: Dict[str, Any] = {}
-        for position, family, step in sorted(agenda, key=lambda item: item[0]):
-            if step is None:
-                failures = self._write_family(family, changes, stop=True)
-                if failures:
-                    raise IsolationError(failures[0])
-                continue
-            try:
-                told[step.name] = STEPS[step.name].act(step.arguments, self._resources)
-            except IsolationError as error:
-                raise IsolationError(f"step {int(position) + 1} ({step.name}): {error}") from error
-        return told
-
-    def give_back(self, plan: Plan) -> List[str]:
-        """Write all that can be written. Returns a sentence for each that could not."""
-        changes = plan.changes + plan.keeps
-        failures = []
-        for family in self._families(changes):
-            failures += self._write_family(family, changes, stop=False)
-        self._resources.systemd.settle()  # also what a killed run left to be settled
-        return failures
-
-    def _family(self, change: Change) -> str:
-        return self._resources.find(change.address)[0].family
-
-    def _families(self, changes: Sequence[Change]) -> List[str]:
-        needed = {self._family(change) for change in changes}
-        return [f for f in dict.fromkeys(kind.family for kind in self._resources.kinds.values()) if f in needed]
-
-    def _write_family(self, family: str, changes: Sequence[Change], stop: bool) -> List[str]:
-        writes = []
-        for change in changes:
-            kind, name = self._resources.find(change.address)
-            if kind.family == family:
-                writes += [(s, change.address, value) for s, value in kind.stages(name, change.before, change.after)]
-        failures: List[str] = []
-        for stage, address, value in sorted(writes):
-            try:
-                if stage >= SETTLED:
-                    self._resources.systemd.settle()
-                self._write(address, value)
-            except Immovable as reason:
-                self.skipped[address] = str(reason)
-                self.lasting[address] = str(reason)
-            except IsolationError as error:
-                if stop and self._resources.find(address)[0].restless:
-                    # One interrupt that does not move now is no reason to fail, and is tried again by the next run.
-                    self.skipped[address] = self._sentence(address, str(error))
-                    continue
-                failures.append(self._sentence(address, str(error)))
-                if stop:
-                    return failures
-        self._resources.systemd.settle()
-        for change in changes:
-            if self._family(change) == family and not failures:
-                failures += self._verify(change)
-        return failures
-
-    def _write(self, address: str, value: str) -> None:
-        kind, name = self._resources.find(address)
-        now = kind.read(name)
-        if now != value and not (now is None and (value == "" or address not in self.state.planned)):
-            kind.write(name, value)
-
-    def _verify(self, change: Change) -> List[str]:
-        kind, name = self._resources.find(change.address)
-        if kind.restless or change.address in self.skipped:
-            return []
-        now = kind.read(name)
-        if now == change.after or (now is None and (change.after == "" or change.address not in self.state.planned)):
-            return []
-        if now and now.startswith(f"{change.after} invalid"):
-            return [self._sentence(change.address, f"{kind.where(name)}: the kernel made the partition {now}")]
-        return [self._sentence(change.address, f"{kind.where(name)} took {change.after!r}, but reads {now!r}")]
-
-    def _sentence(self, address: str, what: str) -> str:
-        author = self.state.authors.get(address)
-        return f"step {author.position + 1} ({author.step}): {what}" if author and author.step else what

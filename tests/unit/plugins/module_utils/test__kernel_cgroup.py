@@ -11,7 +11,8 @@ from typing import Dict
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._kernel.cgroup import Cgroups, CpusetList
+from ansible_collections.vfio.isolation.plugins.module_utils._kernel.cgroup import Cgroups
+from ansible_collections.vfio.isolation.plugins.module_utils._kernel.cpuset import CpusetList
 from ansible_collections.vfio.isolation.plugins.module_utils._kernel.systemd import Systemd, unit_of
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_host import FakeHost
 
