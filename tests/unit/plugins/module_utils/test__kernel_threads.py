@@ -1,0 +1,44 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Threads by id and start time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ansible_collections.vfio.isolation.plugins.module_utils._kernel.threads import (
+    PF_NO_SETAFFINITY,
+    Affinity,
+    identify,
+    is_kernel_thread,
+    start_time,
+)
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_host import FakeHost
+
+
+def stat(name: str, flags: int, start: int) -> str:
+    """A /proc/PID/stat as the kernel writes it."""
+    fields = ["S", "1", "0", "0", "0", "0", str(flags), *["0"] * 12, str(start), *["0"] * 20]
+    return f"12 ({name}) {' '.join(fields)}"
+
+
+def test_a_thread_with_the_number_of_another_is_not_that_one(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {"/proc/12/stat": stat("sleep", 0, 777)})
+    host.affinities[12] = frozenset({1, 2})
+    assert Affinity(host).read("12:777") == "1-2"
+    assert Affinity(host).read("12:776") is None
+    assert Affinity(host).read("13:777") is None
+
+
+def test_a_name_may_hold_anything(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {"/proc/12/stat": stat("a) S (b", 0x00200000, 5)})
+    assert start_time(host, 12) == 5 and is_kernel_thread(host, 12)
+    assert identify(host, 12) == ("12:5", True)
+
+
+def test_a_thread_that_the_kernel_binds_is_known(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {"/proc/12/stat": stat("kworker/0:1", PF_NO_SETAFFINITY, 5)})
+    assert identify(host, 12) == ("12:5", False)
+    assert identify(host, 13) is None
