@@ -8,10 +8,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ._catalog import STEPS, complete
-from ._cpus import format_list
+from ._cpus import format_list, parse_list
 from ._errors import IsolationError
 from ._journal import Claim, Journal, Step, Store
 from ._kernel.host import Host
@@ -77,9 +77,7 @@ class Engine:
             return self._outcome(plan, (), {}, check)
         if check:
             return self._outcome(plan, acting, {}, check)._replace(changed=True)
-        if leaving:  # what it held is given back, but for what it holds again
-            claims[claim] = Claim(steps, ())
-        return self._carry_out(journal, claims, claim, plan, acting)
+        return self._carry_out(journal, claims, claim, plan, acting, replaces=bool(leaving))
 
     def extend(self, claim: str, step: Step, check: bool = False) -> Outcome:
         """Add a step to a claim, unless it is there already; the claim's other steps stand."""
@@ -185,10 +183,20 @@ class Engine:
         return fold(self.resources, journal, journal.claims, prior, only=lambda address, _author: address in prior)
 
     def _carry_out(
-        self, journal: Journal, claims: Dict[str, Claim], claim: str, plan: Plan, steps: Sequence[Step]
+        self,
+        journal: Journal,
+        claims: Dict[str, Claim],
+        claim: str,
+        plan: Plan,
+        steps: Sequence[Step],
+        replaces: bool,
     ) -> Outcome:
-        """Journal first, then write; once more while processes fork behind our back."""
+        """Journal first, then write; once more while processes fork behind our back.
+
+        A claim that `replaces` what it was holds what it held until all is written, for a run that is killed.
+        """
         changes: List[Change] = []
+        holds: Set[str] = set()
         actions: Dict[str, Any] = {}
         acted: Sequence[Step] = steps
         writer = Writer(self.resources, plan.state)
@@ -198,6 +206,7 @@ class Engine:
                 journal = _recorded(journal, claims, plan)
                 self.store.save(journal)
                 writer.state = plan.state
+                holds |= plan.holds[claim]
                 actions.update(writer.run(plan, acted, claim))
                 changes += plan.changes
                 if not any(change.address.startswith("task.cgroup:") for change in plan.changes):
@@ -208,6 +217,9 @@ class Engine:
                     break
             else:
                 plan.state.warnings.append(f"processes kept forking: gave up moving them after {PASSES} passes")
+            if replaces:
+                now = journal.claims[claim]._replace(holds=tuple(holds))
+                journal = journal._replace(claims={**journal.claims, claim: now})
             pruned = _pruned(journal, plan, writer.skipped)
             self.store.save(pruned._replace(refused={**plan.state.skipped, **writer.lasting}))
         except IsolationError as error:
@@ -264,7 +276,8 @@ def _recorded(journal: Journal, claims: Mapping[str, Claim], plan: Plan) -> Jour
     merged = {
         name: claim._replace(holds=tuple(sorted({*claim.holds, *plan.holds[name]}))) for name, claim in claims.items()
     }
-    return Journal(baseline, merged, format_list(plan.state.kept_off), journal.refused)
+    kept_off = plan.state.kept_off | parse_list(journal.kept_off)  # until all is written, also for a run that is killed
+    return Journal(baseline, merged, format_list(kept_off), journal.refused)
 
 
 def _pruned(journal: Journal, plan: Plan, skipped: Mapping[str, str]) -> Journal:

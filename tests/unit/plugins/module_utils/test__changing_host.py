@@ -11,13 +11,19 @@ from typing import Any, List
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._journal import Step
-from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_jobs import engine, step, whole_job
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_jobs import (
+    engine,
+    kill_at,
+    step,
+    whole_job,
+)
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_kernel import (
     CGROUP,
     KERNEL_THREAD,
     Baseline,
     FakeKernel,
     Given,
+    Killed,
     booted,
     numbers,
 )
@@ -185,6 +191,25 @@ def test_kernel_threads_get_a_cpu_that_was_offline_when_they_were_confined() -> 
         engine(kernel).revert()
         assert kernel.threads[100].flags == KERNEL_THREAD
         assert kernel.threads[100].cpus == numbers("0-7")
+
+
+def test_a_claim_that_changes_and_is_killed_at_any_write_is_given_back_whole() -> None:
+    count = 0
+    while True:
+        count += 1
+        with booted() as kernel:
+            before = kernel.snapshot()
+            engine(kernel).apply("vm", whole_job("4-7", "slices"))
+            kernel.watch = kill_at(count)
+            try:
+                engine(kernel).apply("vm", [step("reserve_cpus", cpus="6-7", strategy="partition")])
+            except Killed:
+                kernel.watch = None
+                engine(kernel).revert()
+                assert kernel.snapshot() == before, f"killed after write {count}"
+                continue
+            assert count > 10
+            return
 
 
 def test_reverting_a_claim_that_is_not_there_says_which_there_are() -> None:
