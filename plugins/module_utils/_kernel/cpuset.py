@@ -12,7 +12,7 @@ Source: Documentation/admin-guide/cgroup-v2.rst, section Cpuset.
 from __future__ import annotations
 
 import errno
-from typing import List, Optional, Tuple
+from typing import List, Optional, Set, Tuple
 
 from .._cpus import format_list, parse_list
 from .._errors import Immovable, Refused
@@ -125,6 +125,7 @@ class CpusetList(CgroupKind):
         super().__init__(cgroups)
         self._file = file
         self._prop = prop
+        self._set: Set[Tuple[str, str]] = set()
 
     def read(self, name: str) -> Optional[str]:
         """The configured list; None where there is no such cgroup."""
@@ -138,7 +139,10 @@ class CpusetList(CgroupKind):
             self._insist_on_inheriting(name)
             return
         unit = self._cgroups.owner(name)
-        if unit:
+        if unit and (name, value) in self._set:
+            self._write_behind_systemd(name, value)
+        elif unit:
+            self._set.add((name, value))
             self._cgroups.systemd.set_property(unit, self._prop, value)
         else:
             try:
@@ -148,6 +152,13 @@ class CpusetList(CgroupKind):
                     raise
         if not value:
             self._cgroups.emptied.add((name, self._file))
+
+    def _write_behind_systemd(self, name: str, value: str) -> None:
+        """Write a list that systemd was told and has dropped since: it had been written behind its back before, too."""
+        parent = self._cgroups.file(name.rpartition("/")[0] or "/", "cgroup.subtree_control")
+        if "cpuset" not in (self._cgroups.host.read(parent) or "").split():
+            self._cgroups.host.write(parent, "+cpuset")
+        self._cgroups.host.write(self.where(name), value)
 
     def _insist_on_inheriting(self, name: str) -> None:
         if not self._cgroups.inherit_again(name.rpartition("/")[0] or "/"):
@@ -160,15 +171,16 @@ class CpusetList(CgroupKind):
 
         So no CPU is ever in the lists of a partition and of its sibling, which would invalidate the partition. A list
         that is to be empty mostly goes away with the controller, when systemd finds that no unit needs it; where the
-        controller stays, a second write comes late.
+        controller stays, a second write comes late. It also comes where systemd has dropped a list.
         """
         before, after = parse_list(old), parse_list(new)
         kept = before & after
+        late = [(12.8, new)]
         if not before or (after and kept == after):
-            return [(3, new)]
+            return [(3, new), *late]
         grow = 4 if self._cgroups.read(name, PARTITION) not in ("", "member") else 5
         shrunk = [(3.0, format_list(kept))] if kept not in (frozenset(), before) else []
-        return [*shrunk, (grow, new)] + ([] if new else [(12.8, new)])
+        return [*shrunk, (grow, new), *late]
 
     def where(self, name: str) -> str:
         """The file."""

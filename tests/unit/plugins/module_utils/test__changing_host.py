@@ -212,6 +212,17 @@ def test_a_claim_that_changes_and_is_killed_at_any_write_is_given_back_whole() -
             return
 
 
+@pytest.mark.parametrize("strategy", ["partition", "slices"])
+def test_a_list_that_somebody_wrote_behind_systemd_comes_back(strategy: str) -> None:
+    with booted() as kernel:
+        kernel.write(f"{CGROUP}/cgroup.subtree_control", "+cpuset")
+        kernel.write(f"{CGROUP}/own.slice/cpuset.cpus", "0-6")
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", whole_job("4-7", strategy))
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
 def test_reverting_a_claim_that_is_not_there_says_which_there_are() -> None:
     with booted() as kernel:
         engine(kernel).apply("vm", whole_job("4-7", "slices"))
