@@ -49,6 +49,10 @@ OURS = {
         {"irq_affinity": {"cpus": "4-7"}},
     ],
 }
+SAME_GROUND = (
+    "cd /sys/fs/cgroup && for cgroup in */ .; do echo -cpuset > $cgroup/cgroup.subtree_control || :; done;"
+    " echo +cpuset > cgroup.subtree_control"
+)
 RUNNER = "cd /opt/isolation && python3 -E -S -m engine._runner"
 
 
@@ -112,10 +116,8 @@ def engine_against_vfio_isolate(host: VirtualHost, wheels: Path, rounds: int) ->
         on_host(host, "echo +cpuset > /sys/fs/cgroup/cgroup.subtree_control")
         theirs.append(on_host(host, THEIRS))
         their_undo.append(on_host(host, THEIR_UNDO))
-        # Their undo makes inherited lists explicit: the same ground for the next round.
-        on_host(
-            host, "cd /sys/fs/cgroup && echo -cpuset > cgroup.subtree_control && echo +cpuset > cgroup.subtree_control"
-        )
+        # Their work leaves the controller on further down, their undo makes inherited lists explicit.
+        on_host(host, SAME_GROUND)
     report("the engine against vfio-isolate, the same job", ours[1:], theirs[1:])
     report("the engine's revert against vfio-isolate's restore", our_undo[1:], their_undo[1:])
 
