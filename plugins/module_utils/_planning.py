@@ -18,12 +18,11 @@ from ._catalog import STEPS
 from ._cpus import NONE, CpuSet, format_list, parse_list
 from ._errors import IsolationError
 from ._journal import Claim, Journal, Step
+from ._kernel.cgroup import parent_of
 from ._kernel.host import Host
 from ._kernel.threads import identify
 from ._resources import THREAD, Resources
-from ._state import Author, State
-
-NOBODY = Author("", 0, "")
+from ._state import NOBODY, Author, State
 
 
 class Change(NamedTuple):
@@ -88,18 +87,19 @@ def fold(
         for address, value in wanted.items()
         if state.actual(address) != value and not _gone(state, address)
     ]
+    narrows = _narrows(changes)
     # What set-property writes besides a cgroup is written again, whether or not it is right now.
     keeps = [
         Change(address, value, value)
         for address, value in wanted.items()
-        if _narrows(changes) and address.startswith("systemd.") and state.actual(address) == value
+        if narrows and address.startswith("systemd.") and state.actual(address) == value
     ]
     wishes: Dict[str, str] = {}
     certain = {a: v for a, v in given_back.items() if only and a.startswith(THREAD)}
     narrowing = state.narrowing | {name for name in journal.claims if _holds_threads(journal.claims[name])}
-    if _narrows(changes) or certain or (narrowing and not only):
+    if narrows or certain or (narrowing and not only):
         threads, wishes = _threads(resources, journal, state, changes, certain)
-        keeps += [thread for thread in threads if thread.before == thread.after] if _narrows(changes) else []
+        keeps += [thread for thread in threads if thread.before == thread.after] if narrows else []
         changes += [thread for thread in threads if thread.before != thread.after]
     for change in changes:
         if change.address in journal.refused and change.address not in given_back:
@@ -213,7 +213,7 @@ def _rooms_then(resources: Resources, state: State, tree: Tree) -> Dict[str, Cpu
     } - paths
     born: Dict[str, List[str]] = {}
     for path in sorted(new):
-        born.setdefault(path.rpartition("/")[0] or "/", []).append(path)
+        born.setdefault(parent_of(path), []).append(path)
     listed = [*tree, *((path, []) for path in sorted(new))]
     whole = [(path, children + born.get(path, [])) for path, children in listed]
     configured: Dict[str, CpuSet] = {}
@@ -229,4 +229,4 @@ def _rooms_then(resources: Resources, state: State, tree: Tree) -> Dict[str, Cpu
 
 def _controlled(state: State, path: str) -> bool:
     """Whether a cgroup has (or will have) a cpuset of its own: files are only read where there are any."""
-    return state.get(f"cgroup.controller:{path.rpartition('/')[0] or '/'}") == "enabled"
+    return state.get(f"cgroup.controller:{parent_of(path)}") == "enabled"

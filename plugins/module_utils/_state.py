@@ -30,6 +30,9 @@ class Author(NamedTuple):
     step: str
 
 
+NOBODY = Author("", 0, "")
+
+
 class State:
     """Planned over given-back over actual values."""
 
@@ -38,7 +41,7 @@ class State:
         self.journal = journal
         self.given_back = given_back
         self.planned: Dict[str, str] = {}
-        self.author = Author("", 0, "")
+        self.author = NOBODY
         self.authors: Dict[str, Author] = {}
         self.holds: Dict[str, Set[str]] = {}
         self.skipped: Dict[str, str] = {}

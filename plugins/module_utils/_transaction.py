@@ -74,9 +74,9 @@ class Engine:
         leaving = [old] if old and old.steps != steps[: len(old.steps)] else []
         plan = self._fold(journal._replace(refused={}) if changed_claim else journal, claims, leaving)
         if not changed_claim and not plan.changes:
-            return self._outcome(plan, (), {}, check)
+            return self._outcome(plan, (), {})
         if check:
-            return self._outcome(plan, acting, {}, check)._replace(changed=True)
+            return self._outcome(plan, acting, {})._replace(changed=True)
         return self._carry_out(journal, claims, claim, plan, acting, replaces=bool(leaving))
 
     def extend(self, claim: str, step: Step, check: bool = False) -> Outcome:
@@ -103,7 +103,7 @@ class Engine:
             claims = {**journal.claims, UNCLAIMED: Claim((step,), ())}
             plan = fold(self.resources, journal, claims, {}, only=lambda _address, author: author.claim == UNCLAIMED)
             if check:
-                return self._outcome(plan, (step,), {}, check)
+                return self._outcome(plan, (step,), {})
             writer = Writer(self.resources, plan.state)
             try:
                 actions = writer.run(plan, [step], UNCLAIMED)
@@ -111,7 +111,7 @@ class Engine:
                 back = self._fold_prior(journal, {change.address: change.before for change in plan.changes})
                 undo = Writer(self.resources, back.state)
                 raise _rolled_back(error, undo.give_back(back), undo.skipped) from error
-            return self._outcome(plan, (step,), actions, check, writer)
+            return self._outcome(plan, (step,), actions, writer)
 
     def revert(self, names: Optional[Iterable[str]] = None, check: bool = False) -> Outcome:
         """Give back what claims hold (all claims where None), but for what the others still want."""
@@ -129,7 +129,7 @@ class Engine:
             plan = self._fold(journal, claims, [journal.claims[name] for name in leaving])
             plan.state.notes["claims"] = leaving
             if check:
-                return self._outcome(plan, (), {}, check)._replace(changed=True)
+                return self._outcome(plan, (), {})._replace(changed=True)
             baseline = {**journal.baseline, **plan.wishes}
             if baseline != journal.baseline:
                 self.store.save(journal._replace(baseline=baseline))
@@ -141,7 +141,7 @@ class Engine:
                     " still knows these: mend the cause and restore again"
                 )
             self.store.save(_pruned(journal._replace(baseline=baseline, claims=claims), plan, writer.skipped))
-            return self._outcome(plan, (), {}, check, writer)._replace(changed=True)
+            return self._outcome(plan, (), {}, writer)._replace(changed=True)
 
     def restore_prior(self, prior: Mapping[str, str], check: bool = False) -> Outcome:
         """Write back values that a module returned as `prior`. Raises IsolationError where one is not to be trusted."""
@@ -151,18 +151,18 @@ class Engine:
             journal = self._load(check)
             plan = self._fold_prior(journal, prior)
             if check:
-                return self._outcome(plan, (), {}, check)
+                return self._outcome(plan, (), {})
             writer = Writer(self.resources, plan.state)
             failures = writer.give_back(plan)
             if failures:
                 raise IsolationError(f"not everything could be given back: {'; '.join(failures)}")
-            return self._outcome(plan, (), {}, check, writer)
+            return self._outcome(plan, (), {}, writer)
 
     def inspect(self) -> Tuple[Journal, Outcome]:
         """The journal, and as an outcome the drift: every setting that the claims would have otherwise."""
         with self.store.locked(self._lock_timeout):
             journal = self.store.load()
-            return journal, self._outcome(self._fold(journal, journal.claims, []), (), {}, True)
+            return journal, self._outcome(self._fold(journal, journal.claims, []), (), {})
 
     def _load(self, check: bool) -> Journal:
         journal = self.store.load()
@@ -224,7 +224,7 @@ class Engine:
             self.store.save(pruned._replace(refused={**plan.state.skipped, **writer.lasting}))
         except IsolationError as error:
             raise _rolled_back(error, *self._roll_back(before, journal, claim)) from error
-        outcome = self._outcome(plan, steps, actions, False, writer)
+        outcome = self._outcome(plan, steps, actions, writer)
         changed = sorted(change for change in changes if change.address not in outcome.skipped)
         return outcome._replace(changed=True, changes=changed)
 
@@ -250,7 +250,6 @@ class Engine:
         plan: Plan,
         steps: Sequence[Step],
         actions: Dict[str, Any],
-        check: bool,
         writer: Optional[Writer] = None,
     ) -> Outcome:
         skipped = {**plan.state.skipped, **(writer.skipped if writer else {})}

@@ -102,16 +102,19 @@ class Writer:
 
     def _write(self, address: str, value: str) -> None:
         kind, name = self._resources.find(address)
-        now = kind.read(name)
-        if now != value and not (now is None and (value == "" or address not in self.state.planned)):
+        if not self._is_right(address, kind.read(name), value):
             kind.write(name, value)
+
+    def _is_right(self, address: str, now: Optional[str], value: str) -> bool:
+        """Whether a setting is as it should be; of what is gone, nothing is wanted that no step plans."""
+        return now == value or (now is None and (value == "" or address not in self.state.planned))
 
     def _verify(self, change: Change) -> List[str]:
         kind, name = self._resources.find(change.address)
         if kind.restless or change.address in self.skipped:
             return []
         now = kind.read(name)
-        if now == change.after or (now is None and (change.after == "" or change.address not in self.state.planned)):
+        if self._is_right(change.address, now, change.after):
             return []
         if now and now.startswith(f"{change.after} invalid"):
             return [self._sentence(change.address, f"{kind.where(name)}: the kernel made the partition {now}")]

@@ -26,6 +26,11 @@ VM_SLICES = ("/machine.slice", "/qemu.slice")
 UNFINISHED = "/run/vfio-isolation/lists-to-write-back"
 
 
+def parent_of(cgroup: str) -> str:
+    """The cgroup above one."""
+    return cgroup.rpartition("/")[0] or "/"
+
+
 class Cgroups:
     """The cgroup hierarchy that has the cpuset controller. Paths begin with `/`, the root of the hierarchy."""
 

@@ -16,7 +16,7 @@ from typing import List, Optional, Set, Tuple
 
 from .._cpus import format_list, parse_list
 from .._errors import Immovable, Refused
-from .cgroup import PARTITION, Cgroups
+from .cgroup import PARTITION, Cgroups, parent_of
 from .kind import Kind
 from .threads import start_time
 
@@ -155,13 +155,13 @@ class CpusetList(CgroupKind):
 
     def _write_behind_systemd(self, name: str, value: str) -> None:
         """Write a list that systemd was told and has dropped since: it had been written behind its back before, too."""
-        parent = self._cgroups.file(name.rpartition("/")[0] or "/", "cgroup.subtree_control")
+        parent = self._cgroups.file(parent_of(name), "cgroup.subtree_control")
         if "cpuset" not in (self._cgroups.host.read(parent) or "").split():
             self._cgroups.host.write(parent, "+cpuset")
         self._cgroups.host.write(self.where(name), value)
 
     def _insist_on_inheriting(self, name: str) -> None:
-        if not self._cgroups.inherit_again(name.rpartition("/")[0] or "/"):
+        if not self._cgroups.inherit_again(parent_of(name)):
             everything = self._cgroups.read("/", f"{self._file}.effective")
             self._cgroups.host.write(self.where(name), everything)
             raise Immovable(f"the kernel empties no list of a cgroup with tasks: it holds all of {everything} now")
@@ -207,7 +207,7 @@ class Partition(CgroupKind):
         At the least, take the partition's CPUs out of them: they would make it invalid.
         """
         own = self._cgroups.cpus(name)
-        parent = name.rpartition("/")[0] or "/"
+        parent = parent_of(name)
         for sibling in self._cgroups.children(parent):
             listed = self._cgroups.cpus(sibling)
             if not listed or (sibling, "cpuset.cpus") not in self._cgroups.emptied:

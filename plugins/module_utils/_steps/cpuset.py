@@ -12,6 +12,7 @@ from typing import Any, Dict, Mapping
 
 from .._cpus import CpuSet, format_list, parse_list
 from .._errors import IsolationError
+from .._kernel.cgroup import parent_of
 from .._state import State
 
 ARGUMENTS: Dict[str, Any] = {
@@ -96,7 +97,7 @@ def _remove(path: str, arguments: Mapping[str, Any], state: State) -> None:
     cgroups = state.resources.cgroups
     if not cgroups.exists(path):
         return
-    parent = path.rpartition("/")[0] or "/"
+    parent = parent_of(path)
     for below, _children in cgroups.walk(path):
         if cgroups.owner(below) and (cgroups.processes(below) or not below.endswith(".slice")):
             raise IsolationError(f"path: {below} is a running systemd unit; stop it first (systemctl stop)")

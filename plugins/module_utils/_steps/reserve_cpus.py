@@ -14,6 +14,7 @@ from typing import Any, Dict, Mapping, Tuple
 
 from .._cpus import NONE, CpuSet, format_list, parse_list
 from .._errors import IsolationError
+from .._kernel.cgroup import parent_of
 from .._state import State
 
 ARGUMENTS: Dict[str, Any] = {
@@ -83,7 +84,7 @@ def _partition(state: State, cgroup: str, kind: str, host: CpuSet) -> None:
     state.partition_types[cgroup] = "root" if "root" in types else "isolated"
     state.narrow(cgroup, state.reserved[cgroup])
     state.assign(f"cgroup.partition:{cgroup}", state.partition_types[cgroup])
-    parent = cgroup.rpartition("/")[0] or "/"
+    parent = parent_of(cgroup)
     for sibling in state.resources.cgroups.children(parent):
         # A sibling that lists one of the CPUs itself would make the partition invalid.
         address = f"cgroup.cpus:{sibling}"
