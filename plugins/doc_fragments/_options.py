@@ -53,6 +53,8 @@ notes:
     SMT siblings) and V(l3:0) (the CPUs that share the L3 cache of CPU 0) by CPU. They take ranges, too, V(core:4-7).
   - V(l3:largest) is the L3 domain with the most cache, such as the V-Cache die of an AMD X3D processor.
     V(type:performance) and V(type:efficiency) are the CPUs of a hybrid Intel processor.
+  - V(vm:win11) is where the vCPUs of the libvirt domain C(win11) are pinned to, V(vm:win11:emulator) where its emulator
+    and I/O threads are, as the domain's XML says below C(/etc/libvirt/qemu) of the host.
   - V(all) is every possible CPU, V(online) every online CPU, and V(isolated) those of the boot option C(isolcpus).
   - V(^) before a term leaves its CPUs out, V(N1,^core:8) or V(online,^0-3). It cannot be the first term.
 """

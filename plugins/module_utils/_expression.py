@@ -13,6 +13,7 @@
 `core:3`, `l3:0`         CPU 3 with its SMT siblings, the CPUs that share CPU 0's L3 cache
 `l3:largest`             the L3 domain with the most cache
 `type:performance`       or `type:efficiency`, on hybrid CPUs
+`vm:NAME`                a libvirt domain's vCPUs; `vm:NAME:emulator` its emulator and I/O threads
 `all` `online` `isolated`  possible, online, boot-time isolated CPUs
 `^TERM`                  without these CPUs
 ======================  =======================================================================
@@ -30,7 +31,7 @@ from ._errors import IsolationError
 Expression = Union[str, int, Sequence[Union[str, int]]]
 
 KNOWN = (
-    "a CPU list, C<list>, N<list>, node:, package:, die:, core:, l3:, type:performance, type:efficiency,"
+    "a CPU list, C<list>, N<list>, node:, package:, die:, core:, l3:, type:performance, type:efficiency, vm:,"
     " all, online or isolated"
 )
 
@@ -76,6 +77,10 @@ class Topology:
 
     def core_type(self, name: str) -> CpuSet:
         """The performance or efficiency CPUs of a hybrid processor."""
+        raise NotImplementedError
+
+    def vm(self, name: str, part: str) -> CpuSet:
+        """The CPUs that the threads of a libvirt domain are pinned to; `part` is empty for its vCPUs, or emulator."""
         raise NotImplementedError
 
 
@@ -138,6 +143,9 @@ def _named(name: str, argument: str, topology: Topology) -> CpuSet:
         return topology.core_type(argument)
     if name == "l3" and argument == "largest":
         return topology.largest_l3()
+    if name == "vm":
+        vm, _colon, part = argument.rpartition(":")
+        return topology.vm(vm, part) if vm and part == "emulator" else topology.vm(argument, "")
     by_number: Dict[str, Callable[[int], CpuSet]] = {
         "node": topology.node,
         "package": topology.package,

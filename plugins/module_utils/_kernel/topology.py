@@ -137,6 +137,12 @@ class SysfsTopology(Topology):
             raise ValueError("this host's CPUs are all of one type")
         return cpus
 
+    def vm(self, name: str, part: str) -> CpuSet:
+        """The CPUs that the threads of a libvirt domain are pinned to."""
+        from .libvirt import Domains  # with an XML parser, which few runs need
+
+        return Domains(self._host).cpus(name, part)
+
     def facts(self) -> Dict[str, object]:
         """For `ansible_facts`: CPU lists by name; caches in bytes."""
         online = self.online()
