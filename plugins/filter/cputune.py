@@ -1,0 +1,129 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+name: cputune
+short_description: Pin a libvirt domain out of the topology of its host
+version_added: 0.1.0
+description:
+  - Turns the topology of a host and a number of vCPUs into the elements of a libvirt domain that say where its threads
+    run, C(<vcpu>), C(<iothreads>), C(<cputune>), C(<numatune>) and C(<cpu>) with its C(<topology>).
+  - CPUs are taken core by core, so that the SMT siblings of a core are neighbouring vCPUs, and the guest sees them as
+    siblings, too.
+  - C(<numatune>) is there where the host has several NUMA nodes, and names those of the vCPUs.
+  - See U(https://libvirt.org/formatdomain.html#cpu-tuning).
+author:
+  - Contributors to the vfio.isolation project (@vfio-isolation)
+positional: _input
+options:
+  _input:
+    description: >-
+      The topology of the host, as M(vfio.isolation.isolation_facts) tells it in
+      C(ansible_facts.vfio_isolation.topology).
+    type: dict
+    required: true
+  vcpus:
+    description: How many vCPUs the domain has.
+    type: int
+    required: true
+  cpus:
+    description:
+      - Where the vCPUs may be, in the CPU language of M(vfio.isolation.reserve_cpus), such as V(node:1), V(l3:8),
+        V(l3:largest) or V(8-15,24-31).
+      - CPUs for emulator and I/O threads are left out.
+    type: raw
+    default: online
+  emulator_cpus:
+    description: The CPUs of the emulator threads, in the CPU language. By default they are not pinned.
+    type: raw
+    default: ""
+  iothreads:
+    description: How many I/O threads the domain has.
+    type: int
+    default: 0
+  iothread_cpus:
+    description: The CPUs of the I/O threads, in the CPU language. By default those of the emulator threads.
+    type: raw
+    default: ""
+  siblings:
+    description: Whether vCPUs use all SMT siblings of a core. Otherwise each has a core of its own.
+    type: bool
+    default: true
+  vcpu_scheduler:
+    description: >-
+      The scheduler of the vCPUs, a dictionary of C(scheduler) (V(batch), V(idle), V(fifo) or V(rr)) and, for the latter
+      two, C(priority) (1 to 99). By default none is set.
+    type: dict
+    default: {}
+  iothread_scheduler:
+    description: The scheduler of the I/O threads, likewise.
+    type: dict
+    default: {}
+seealso:
+  - module: vfio.isolation.isolation_facts
+  - module: vfio.isolation.reserve_cpus
+"""
+
+EXAMPLES = r"""
+---
+- name: Read the topology of the host
+  vfio.isolation.isolation_facts:
+  become: true
+
+- name: Show the pinning of a VM with 16 vCPUs on the second die, emulation and I/O on the core before
+  ansible.builtin.debug:
+    msg: >-
+      {{ ansible_facts.vfio_isolation.topology | vfio.isolation.cputune(vcpus=16, cpus='l3:8', emulator_cpus='core:7',
+      iothreads=1, vcpu_scheduler={'scheduler': 'rr', 'priority': 1}) }}
+"""
+
+RETURN = r"""
+---
+_value:
+  description: The elements as XML text, to be put into the domain.
+  type: str
+  sample: |
+    <vcpu placement="static">2</vcpu>
+    <cputune>
+      <vcpupin vcpu="0" cpuset="8"/>
+      <vcpupin vcpu="1" cpuset="24"/>
+    </cputune>
+    <cpu mode="host-passthrough">
+      <topology sockets="1" cores="1" threads="2"/>
+    </cpu>
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.vfio.isolation.plugins.module_utils._errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.plugin_utils._pinning import FactsTopology, elements, place, xml
+
+
+def cputune(
+    topology: Mapping[str, Any],
+    vcpus: int,
+    *,
+    vcpu_scheduler: Mapping[str, Any] | None = None,
+    iothread_scheduler: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> str:
+    """The elements of a domain. Raises AnsibleFilterError with what is wrong."""
+    try:
+        guest = place(FactsTopology(topology), vcpus, **options)
+        return xml(elements(guest, vcpu_scheduler or {}, iothread_scheduler or {}))
+    except (IsolationError, TypeError) as error:
+        raise AnsibleFilterError(f"cputune: {error}") from error
+
+
+class FilterModule:
+    """The filter."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """By name."""
+        return {"cputune": cputune}

@@ -1,0 +1,234 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""Pinning out of topology: the elements of a libvirt domain that say where its threads run.
+
+Source: libvirt, Domain XML format, sections CPU allocation, IOThreads allocation, CPU tuning, NUMA node tuning,
+CPU model and topology.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from ansible_collections.vfio.isolation.plugins.module_utils._cpus import NONE, CpuSet, format_list, parse_list
+from ansible_collections.vfio.isolation.plugins.module_utils._errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._expression import Expression, Topology, evaluate
+
+SCHEDULERS = ("batch", "idle", "fifo", "rr")
+
+
+class FactsTopology(Topology):
+    """The topology of a host as M(vfio.isolation.isolation_facts) tells it."""
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        """Raises IsolationError where this is not such a topology."""
+        try:
+            self._possible = parse_list(facts["possible"])
+            self._online = parse_list(facts["online"])
+            self._isolated = parse_list(facts["isolated_at_boot"])
+            self._groups = {
+                word: {int(number): parse_list(cpus) for number, cpus in facts[name].items()}
+                for word, name in (("NUMA node", "nodes"), ("package", "packages"), ("die", "dies"))
+            }
+            self.cores = sorted(map(parse_list, facts["cores"]), key=min)
+            self._l3 = [(parse_list(domain["cpus"]), int(domain["bytes"])) for domain in facts["l3"]]
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            message = (
+                f"topology: this is not what isolation_facts returns as topology ({type(error).__name__}: {error})"
+            )
+            raise IsolationError(message) from None
+
+    def possible(self) -> CpuSet:
+        """Every CPU that may ever come online."""
+        return self._possible
+
+    def online(self) -> CpuSet:
+        """The CPUs that run tasks."""
+        return self._online
+
+    def isolated(self) -> CpuSet:
+        """The CPUs of isolcpus=."""
+        if not self._isolated:
+            raise ValueError("no CPU was isolated at boot (isolcpus=)")
+        return self._isolated
+
+    def nodes(self) -> dict[int, CpuSet]:
+        """Every NUMA node with its CPUs."""
+        return self._groups["NUMA node"]
+
+    def _group(self, word: str, number: int) -> CpuSet:
+        groups = self._groups[word]
+        if number not in groups:
+            raise ValueError(f"there is no {word} {number}; there are {format_list(groups) or 'none'}")
+        return groups[number]
+
+    def node(self, number: int) -> CpuSet:
+        """The CPUs of a NUMA node."""
+        return self._group("NUMA node", number)
+
+    def package(self, number: int) -> CpuSet:
+        """The CPUs of a socket."""
+        return self._group("package", number)
+
+    def die(self, number: int) -> CpuSet:
+        """The CPUs of a die."""
+        return self._group("die", number)
+
+    def core(self, cpu: int) -> CpuSet:
+        """A CPU with its SMT siblings."""
+        for core in self.cores:
+            if cpu in core:
+                return core
+        raise ValueError(f"CPU {cpu} is not online; online are {format_list(self._online)}")
+
+    def l3(self, cpu: int) -> CpuSet:
+        """The CPUs that share the L3 cache of a CPU."""
+        for cpus, _bytes in self._l3:
+            if cpu in cpus:
+                return cpus
+        raise ValueError(f"no L3 cache is known for CPU {cpu}")
+
+    def largest_l3(self) -> CpuSet:
+        """The L3 domain with the most cache."""
+        most = max((size for _cpus, size in self._l3), default=0)
+        largest = [cpus for cpus, size in self._l3 if size == most]
+        if len(largest) != 1:
+            raise ValueError(f"no single L3 domain is the largest: {len(largest)} have {most >> 10} KiB")
+        return largest[0]
+
+    def core_type(self, name: str) -> CpuSet:
+        """Not told by the facts."""
+        raise ValueError(f"the facts do not tell which CPUs are of type {name}; name them")
+
+    def vm(self, name: str, _part: str) -> CpuSet:
+        """Not told by the facts."""
+        raise ValueError(f"the facts do not tell where the domain {name!r} is pinned; name CPUs")
+
+
+@dataclass(frozen=True)
+class Guest:
+    """Where the threads of a domain run. `vcpus` are host CPUs in the order of the vCPUs."""
+
+    vcpus: tuple[int, ...]
+    threads_per_core: int
+    emulator: CpuSet
+    iothreads: int
+    iothread_cpus: CpuSet
+    nodes: CpuSet  # of the vCPUs; none where the host has one only
+
+
+def place(
+    topology: FactsTopology,
+    vcpus: int,
+    cpus: Expression = "online",
+    emulator_cpus: Expression = "",
+    iothreads: int = 0,
+    iothread_cpus: Expression = "",
+    siblings: bool = True,
+) -> Guest:
+    """Choose CPUs, core by core, so that SMT siblings are neighbouring vCPUs. Raises IsolationError.
+
+    Without `siblings` each vCPU has a core of its own.
+    """
+    if vcpus < 1 or iothreads < 0:
+        raise IsolationError(f"vcpus: {vcpus} vCPUs and {iothreads} I/O threads cannot be; at least 1 and 0")
+    emulator = _optional(emulator_cpus, topology, "emulator_cpus")
+    for_io = _optional(iothread_cpus, topology, "iothread_cpus") or emulator
+    if for_io and not iothreads and iothread_cpus not in ("", None, []):
+        raise IsolationError("iothread_cpus: there are no I/O threads; say how many with iothreads")
+    asked = evaluate(cpus, topology, "cpus")
+    free = asked - emulator - for_io
+    cores = [sorted(core & free) for core in topology.cores if core & free]
+    chosen = [cpu for core in cores for cpu in (core if siblings else core[:1])]
+    if len(chosen) < vcpus:
+        what = "CPUs" if siblings else "cores"
+        used = format_list(asked & (emulator | for_io))
+        but = f", {used} of them for emulator and I/O threads" if used else ""
+        raise IsolationError(
+            f"vcpus: {vcpus} vCPUs need as many {what}, but {format_list(asked)} has {len(chosen)}{but}"
+        )
+    pins = chosen[:vcpus]
+    whole = {len(core) for core in cores if pins[-1] in core or core[0] in pins}
+    threads = whole.pop() if siblings and len(whole) == 1 else 1
+    nodes = {node for node, own in topology.nodes().items() if own & frozenset(pins)}
+    several = len(topology.nodes()) > 1
+    return Guest(
+        tuple(pins),
+        threads if vcpus % threads == 0 else 1,
+        emulator,
+        iothreads,
+        for_io if iothreads else NONE,
+        frozenset(nodes) if several else NONE,
+    )
+
+
+def _optional(expression: Expression, topology: Topology, option: str) -> CpuSet:
+    return NONE if expression in ("", None, []) else evaluate(expression, topology, option)
+
+
+def elements(
+    guest: Guest, vcpu_scheduler: Mapping[str, Any], iothread_scheduler: Mapping[str, Any]
+) -> list[ET.Element]:
+    """The elements to put into a domain. Raises IsolationError for a scheduler that libvirt does not know."""
+    number = len(guest.vcpus)
+    vcpu = ET.Element("vcpu", placement="static")
+    vcpu.text = str(number)
+    found = [vcpu]
+    if guest.iothreads:
+        iothreads = ET.Element("iothreads")
+        iothreads.text = str(guest.iothreads)
+        found.append(iothreads)
+    tune = ET.Element("cputune")
+    for index, cpu in enumerate(guest.vcpus):
+        ET.SubElement(tune, "vcpupin", vcpu=str(index), cpuset=str(cpu))
+    if guest.emulator:
+        ET.SubElement(tune, "emulatorpin", cpuset=format_list(guest.emulator))
+    for index in range(1, guest.iothreads + 1 if guest.iothread_cpus else 1):
+        ET.SubElement(tune, "iothreadpin", iothread=str(index), cpuset=format_list(guest.iothread_cpus))
+    if vcpu_scheduler:
+        everyone = format_list(frozenset(range(number)))
+        ET.SubElement(tune, "vcpusched", {"vcpus": everyone, **_scheduler(vcpu_scheduler, "vcpu_scheduler")})
+    if iothread_scheduler:
+        if not guest.iothreads:
+            raise IsolationError("iothread_scheduler: there are no I/O threads; say how many with iothreads")
+        everyone = format_list(frozenset(range(1, guest.iothreads + 1)))
+        ET.SubElement(
+            tune, "iothreadsched", {"iothreads": everyone, **_scheduler(iothread_scheduler, "iothread_scheduler")}
+        )
+    found.append(tune)
+    if guest.nodes:
+        memory = ET.Element("numatune")
+        ET.SubElement(memory, "memory", mode="strict", nodeset=format_list(guest.nodes))
+        found.append(memory)
+    cpu_model = ET.Element("cpu", mode="host-passthrough")
+    cores, threads = number // guest.threads_per_core, guest.threads_per_core
+    ET.SubElement(cpu_model, "topology", sockets="1", cores=str(cores), threads=str(threads))
+    return [*found, cpu_model]
+
+
+def _scheduler(given: Mapping[str, Any], option: str) -> dict[str, str]:
+    unknown = set(given) - {"scheduler", "priority"}
+    name = given.get("scheduler")
+    if unknown or name not in SCHEDULERS:
+        message = f"{option}: expected scheduler ({', '.join(SCHEDULERS)}) and priority, not {dict(given)}"
+        raise IsolationError(message)
+    if name not in ("fifo", "rr"):
+        return {"scheduler": name}
+    priority = given.get("priority")
+    if not isinstance(priority, int) or not 1 <= priority <= 99:
+        raise IsolationError(f"{option}: {name} needs a priority of 1 to 99, not {priority!r}")
+    return {"scheduler": name, "priority": str(priority)}
+
+
+def xml(found: Sequence[ET.Element]) -> str:
+    """Elements as text, indented by two spaces."""
+    for element in found:
+        ET.indent(element)
+    return "".join(ET.tostring(element, encoding="unicode").replace(" />", "/>") + "\n" for element in found)
