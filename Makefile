@@ -86,23 +86,27 @@ unit: tools
 	$(say) 'Unit tests with the Python of the controller'
 	pytest tests/unit
 
-# A fresh host of its own, which goes away whatever happens.
-host: tools qemu
-	$(say) 'Tests on a virtual host: Molecule scenarios, then pytest'
-	trap '$(virtual_host) stop --name test' EXIT; \
+# Fresh hosts, one for each version of cgroups, which go away whatever happens.
+host: tools qemu .cache/bench/complete
+	$(packages) gcc libc6-dev
+	$(say) 'Tests on two virtual hosts: Molecule scenarios, then pytest'
+	trap '$(virtual_host) stop --name test; $(virtual_host) stop --name test-v1' EXIT; \
 	$(virtual_host) start --name test; \
+	$(virtual_host) start --name test-v1 --cmdline systemd.unified_cgroup_hierarchy=0; \
 	export VFIO_INVENTORY="$$($(virtual_host) inventory --name test)"; \
+	export VFIO_V1_INVENTORY="$$($(virtual_host) inventory --name test-v1)"; \
 	MOLECULE_COMMAND_BORDERS=false molecule test --all; \
-	pytest tests/host
+	pytest --durations 12 tests/host
 
-bench: tools qemu
-	$(say) 'Building vfio-isolate from its source package'
-	pip wheel --quiet --use-pep517 --wheel-dir .cache/bench -r tests/bench/requirements.txt
-	$(say) 'Measuring on a virtual host'
-	trap '$(virtual_host) stop --name bench' EXIT; \
+bench: tools qemu .cache/bench/complete
+	$(packages) gcc libc6-dev
+	$(say) 'Measuring on two virtual hosts, one after the other'
+	trap '$(virtual_host) stop --name bench; $(virtual_host) stop --name bench-v1' EXIT; \
 	$(virtual_host) start --name bench; \
-	export VFIO_INVENTORY="$$($(virtual_host) inventory --name bench)"; \
-	python tests/bench/bench.py --wheels .cache/bench
+	VFIO_INVENTORY="$$($(virtual_host) inventory --name bench)" python tests/bench/bench.py; \
+	$(virtual_host) stop --name bench; \
+	$(virtual_host) start --name bench-v1 --cmdline systemd.unified_cgroup_hierarchy=0; \
+	VFIO_INVENTORY="$$($(virtual_host) inventory --name bench-v1)" python tests/bench/bench.py --tasks
 
 clean:
 	rm -rf .ansible .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .venv
@@ -120,6 +124,14 @@ tools: .venv/complete .cache/collections/ansible_collections/vfio/isolation
 .cache/collections/ansible_collections/vfio/isolation:
 	mkdir -p $(@D)
 	ln -sfn ../../../.. $@
+
+# vfio-isolate, to compare with: its wheels, and what is in them.
+.cache/bench/complete: tests/bench/requirements.txt .venv/complete
+	$(say) 'Building vfio-isolate from its source package'
+	rm -rf .cache/bench
+	pip wheel --quiet --use-pep517 --wheel-dir .cache/bench -r tests/bench/requirements.txt
+	for wheel in .cache/bench/*.whl; do python -m zipfile -e "$$wheel" .cache/bench/theirs; done
+	touch $@
 
 qemu:
 	$(packages) $$(sed 's/#.*//' tests/virtual_host/packages.txt)

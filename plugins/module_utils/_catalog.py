@@ -9,10 +9,20 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ._errors import IsolationError
-from ._steps import compact_memory, cpu_governor, cpuset, drop_caches, irq_affinity, move_tasks, reserve_cpus
+from ._journal import Step
+from ._steps import (
+    compact_memory,
+    cpu_governor,
+    cpuset,
+    drop_caches,
+    irq_affinity,
+    kthread_affinity,
+    move_tasks,
+    reserve_cpus,
+)
 
 STEPS: Dict[str, ModuleType] = {
     "compact_memory": compact_memory,
@@ -20,6 +30,7 @@ STEPS: Dict[str, ModuleType] = {
     "cpuset": cpuset,
     "drop_caches": drop_caches,
     "irq_affinity": irq_affinity,
+    "kthread_affinity": kthread_affinity,
     "move_tasks": move_tasks,
     "reserve_cpus": reserve_cpus,
 }
@@ -49,6 +60,16 @@ def complete(name: str, given: Mapping[str, Any]) -> Dict[str, Any]:
     if missing:
         raise IsolationError(f"{name} needs {', '.join(missing)}")
     return {option: given.get(option, spec[option].get("default")) for option in spec}
+
+
+def destinations(steps: Iterable[Step]) -> Set[str]:
+    """The cgroups that steps move tasks to."""
+    return {
+        place
+        for step in steps
+        if hasattr(STEPS[step.name], "destinations")
+        for place in STEPS[step.name].destinations(step.arguments)
+    }
 
 
 def _read_item(item: Any, where: str) -> Optional[Item]:

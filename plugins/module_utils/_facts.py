@@ -21,7 +21,7 @@ def gather(engine: Engine) -> Tuple[Dict[str, Any], List[str]]:
     """The facts of a host, and warnings. CPUs are CPU lists. Raises IsolationError, such as for a foreign journal."""
     journal, drift = engine.inspect()
     resources = engine.resources
-    version = resources.cgroups.version()
+    version = resources.cgroups.version
     best, why = _strategy("auto", version)
     facts = {
         "topology": resources.topology.facts(),

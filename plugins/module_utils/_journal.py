@@ -151,7 +151,9 @@ class Store:
             },
             "baseline": journal.baseline,
         }
-        self._host.save(FILE, json.dumps(content, indent=1, sort_keys=False) + "\n", mode=0o600)
+        # A line each, for people; not indented, since Python encodes that ten times as slowly.
+        lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
+        self._host.save(FILE, "{\n" + ",\n".join(lines) + "\n}\n", mode=0o600)
 
 
 def _wait(descriptor: int, timeout: float) -> None:

@@ -14,15 +14,16 @@ from __future__ import annotations
 from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ._affinity import Pin, Tree, effective_cpus, targets
-from ._catalog import STEPS
+from ._catalog import STEPS, destinations
 from ._cpus import NONE, CpuSet, format_list, parse_list
 from ._errors import IsolationError
 from ._journal import Claim, Journal, Step
 from ._kernel.cgroup import parent_of
 from ._kernel.host import Host
-from ._kernel.threads import identify
-from ._resources import THREAD, Resources
+from ._kernel.threads import Task, look
+from ._resources import PLACE, THREAD, Resources
 from ._state import NOBODY, Author, State
+from ._tasks import follow_all, lead_back, leave_what_goes
 
 
 class Change(NamedTuple):
@@ -59,11 +60,17 @@ def fold(
     satisfied where it is. Only the settings of claims that leave or change, `given_back`, start from their baseline;
     `leaving` are the steps of those claims. `only` limits what may change, by address and author.
     """
-    state = State(resources, journal, given_back)
+    state = State(resources, journal, claims, given_back)
+    held = {address for claim in journal.claims.values() for address in claim.holds}
+    for step in leaving:
+        if hasattr(STEPS[step.name], "heirs"):
+            STEPS[step.name].heirs(state, held)
+    if leaving:
+        lead_back(state, held, destinations(leaving))
     for name, claim in claims.items():
         for position, step in enumerate(claim.steps):
             state.author = Author(name, position, step.name)
-            state.standing = name in journal.claims and journal.claims[name].steps == claim.steps
+            state.standing = name in journal.claims and journal.claims[name].steps[position : position + 1] == (step,)
             try:
                 STEPS[step.name].plan(step.arguments, state)
             except IsolationError as error:
@@ -73,31 +80,34 @@ def fold(
                 state.warnings.append(f"claim {name}, step {position + 1} ({step.name}) cannot be planned now: {error}")
                 state.given_back = {a: v for a, v in state.given_back.items() if a not in claim.holds}
     state.author = NOBODY
-    held = {address for claim in journal.claims.values() for address in claim.holds}
-    for step in leaving:
-        if hasattr(STEPS[step.name], "heirs"):
-            STEPS[step.name].heirs(state, held)
+    leave_what_goes(state)
+    follow_all(state)
+    if only:
+        state.sweeps = {source: sweep for source, sweep in state.sweeps.items() if sweep.claim == NOBODY.claim}
     given_back = state.given_back
     wanted = {address: value for address, value in given_back.items() if not address.startswith(THREAD)}
     wanted.update(state.planned)
     if only:
-        wanted = {a: value for a, value in wanted.items() if only(a, state.authors.get(a, NOBODY))}
+        wanted = {
+            a: value for a, value in wanted.items() if a in state.following or only(a, state.authors.get(a, NOBODY))
+        }
     changes = [
         Change(address, state.actual(address) or "", value)
         for address, value in wanted.items()
         if state.actual(address) != value and not _gone(state, address)
     ]
     narrows = _narrows(changes)
-    # What set-property writes besides a cgroup is written again, whether or not it is right now.
+    # What set-property writes besides a cgroup is written again, whether or not it is right now; and systemd takes
+    # away a controller that no unit asks for any more, though somebody else had enabled it.
     keeps = [
         Change(address, value, value)
         for address, value in wanted.items()
-        if narrows and address.startswith("systemd.") and state.actual(address) == value
+        if narrows and address.startswith(("systemd.", "cgroup.controller:")) and state.actual(address) == value
     ]
     wishes: Dict[str, str] = {}
     certain = {a: v for a, v in given_back.items() if only and a.startswith(THREAD)}
     narrowing = state.narrowing | {name for name in journal.claims if _holds_threads(journal.claims[name])}
-    if narrows or certain or (narrowing and not only):
+    if narrows or certain or (narrowing and not only) or NOBODY.claim in state.narrowing:
         threads, wishes = _threads(resources, journal, state, changes, certain)
         keeps += [thread for thread in threads if thread.before == thread.after] if narrows else []
         changes += [thread for thread in threads if thread.before != thread.after]
@@ -113,10 +123,12 @@ def fold(
 
 def _gone(state: State, address: str) -> bool:
     """Whether a setting is of something that is there no more, and does not come back either: nothing is owed to it."""
-    if state.actual(address) is not None or address in state.planned:
+    if state.actual(address) is not None:
         return False
     kind, _colon, name = address.partition(":")
-    return not (kind.startswith("cgroup.") and state.get(f"cgroup.exists:{name}") == "present")
+    if kind.startswith("cgroup.") and kind != "cgroup.exists":
+        return state.get(f"cgroup.exists:{name}") != "present"
+    return address not in state.planned
 
 
 def _holds_threads(claim: Claim) -> bool:
@@ -154,49 +166,54 @@ def _pins(resources: Resources, state: State, changes: List[Change], recorded: S
     moved = _moved(resources, changes)
     pins = []
     for path, _children in tree:
-        room, then = before[path], after[path]
-        confined = path == "/" and bool(kept_off or state.kept_off)
-        if confined:
-            room, then = room - kept_off or room, then - state.kept_off or then
+        bound = state.kept_off | kept_off if path == "/" else NONE
         for thread in resources.cgroups.threads(path):
+            confined = bool(bound) and thread not in moved
+            room, then = before[path], after.get(moved.get(thread, path), after[path])
             found = pinned(resources.host, thread, None if confined or thread in known else room)
-            if found and (confined or found[1] != room or found[0] in recorded):
-                room_then = after.get(moved[thread], then) if thread in moved else then
-                pins.append(Pin(found[0], found[1], room, room_then, confined))
+            if not found:
+                continue
+            task, cpus = found
+            if confined and not resources.cgroups.inherits and not task.is_kernel_thread:
+                confined = False  # on v1 the tasks of the host can be moved into a cpuset instead
+            if confined:
+                room, then = room - kept_off or room, then - state.kept_off or then
+            if confined or cpus != room or task.name in recorded:
+                pins.append(Pin(task.name, cpus, room, then, confined))
     return pins
 
 
-def pinned(host: Host, thread: int, room: Optional[CpuSet]) -> Optional[Tuple[str, CpuSet]]:
-    """A thread's `TID:START` and affinity, unless it has just all of the room, has ended, or cannot be bound.
+def pinned(host: Host, thread: int, room: Optional[CpuSet]) -> Optional[Tuple[Task, CpuSet]]:
+    """A thread and its affinity, unless it has just all of the room, has ended, or cannot be bound.
 
     One system call for most threads; only those that differ have a file of theirs read.
     """
     cpus = host.affinity(thread)
     if cpus is None or cpus == room:
         return None
-    identity = identify(host, thread)
-    return (identity[0], cpus) if identity and identity[1] else None
+    task = look(host, thread)
+    return (task, cpus) if task and not task.is_bound else None
 
 
 def _narrows(changes: List[Change]) -> bool:
-    return any(change.address.startswith(("cgroup.", "task.cgroup:")) for change in changes)
+    return any(change.address.startswith(("cgroup.", PLACE)) for change in changes)
 
 
 def _moved(resources: Resources, changes: List[Change]) -> Dict[int, str]:
-    moved = {}
-    for change in changes:
-        if change.address.startswith("task.cgroup:"):
-            pid = change.address.split(":")[1]
-            for thread in resources.host.list(f"/proc/{pid}/task"):
-                moved[int(thread)] = change.after
-    return moved
+    """The cgroup that each thread of a moving task gets to."""
+    return {
+        thread: change.after
+        for change in changes
+        if change.address.startswith(PLACE)
+        for thread in resources.cgroups.threads_of(int(change.address.split(":")[1]))
+    }
 
 
 def _rooms_now(resources: Resources, tree: Tree) -> Dict[str, CpuSet]:
     """The effective CPUs of every cgroup; one without the controller has those of its nearest ancestor."""
     rooms: Dict[str, CpuSet] = {}
     for path, children in tree:
-        own = resources.cgroups.cpus(path, "cpuset.cpus.effective")
+        own = resources.cgroups.effective(path)
         rooms[path] = own or rooms.get(path) or resources.topology.online()
         for child in children:
             rooms[child] = rooms[path]
@@ -222,11 +239,11 @@ def _rooms_then(resources: Resources, state: State, tree: Tree) -> Dict[str, Cpu
         cpus = state.cpus(f"cgroup.cpus:{path}") if _controlled(state, path) else NONE
         if cpus:
             configured[path] = cpus
-            if state.get(f"cgroup.partition:{path}") in ("root", "isolated"):
+            if state.resources.cgroups.inherits and state.get(f"cgroup.partition:{path}") in ("root", "isolated"):
                 partitions[path] = cpus
     return effective_cpus(configured, partitions, whole, resources.topology.online())
 
 
 def _controlled(state: State, path: str) -> bool:
     """Whether a cgroup has (or will have) a cpuset of its own: files are only read where there are any."""
-    return state.get(f"cgroup.controller:{parent_of(path)}") == "enabled"
+    return not state.resources.cgroups.inherits or state.get(f"cgroup.controller:{parent_of(path)}") == "enabled"

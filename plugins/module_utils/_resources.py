@@ -11,19 +11,20 @@ from __future__ import annotations
 from typing import Dict, Optional, Tuple
 
 from ._errors import IsolationError
-from ._kernel.cgroup import Cgroups
+from ._kernel import hierarchy
 from ._kernel.cpufreq import Cpufreq, PolicyFile
-from ._kernel.cpuset import Controller, CpusetList, Existence, Partition, Place
+from ._kernel.cpuset import Existence, Place
 from ._kernel.host import Host
 from ._kernel.irq import DefaultAffinity, Irqs
 from ._kernel.irqbalance import Irqbalance
 from ._kernel.kind import Kind
 from ._kernel.memory import Memory
-from ._kernel.systemd import RuntimeDropIn, Systemd
+from ._kernel.systemd import Systemd
 from ._kernel.threads import Affinity
 from ._kernel.topology import SysfsTopology
 
 THREAD = "task.affinity"
+PLACE = "task.cgroup"
 
 
 class Resources:
@@ -33,24 +34,20 @@ class Resources:
         self.host = host
         self.topology = SysfsTopology(host)
         self.systemd = Systemd(host)
-        self.cgroups = Cgroups(host, self.systemd)
+        self.cgroups = hierarchy.find(host, self.systemd)
         self.irqs = Irqs(host)
         self.irqbalance = Irqbalance(host)
         self.cpufreq = Cpufreq(host)
         self.memory = Memory(host)
+        self._found: Dict[str, Tuple[Kind, str]] = {}
         # In this order they are given back: what was taken last in the role's list of steps comes first.
         self.kinds: Dict[str, Kind] = {
             "irqbalance.banned": self.irqbalance,
             "irq.affinity": self.irqs,
             "irq.default": DefaultAffinity(host),
             "cgroup.exists": Existence(self.cgroups),
-            "cgroup.controller": Controller(self.cgroups),
-            "cgroup.cpus": CpusetList(self.cgroups, "cpuset.cpus", "AllowedCPUs"),
-            "cgroup.mems": CpusetList(self.cgroups, "cpuset.mems", "AllowedMemoryNodes"),
-            "cgroup.partition": Partition(self.cgroups),
-            "systemd.AllowedCPUs": RuntimeDropIn(self.systemd, "AllowedCPUs"),
-            "systemd.AllowedMemoryNodes": RuntimeDropIn(self.systemd, "AllowedMemoryNodes"),
-            "task.cgroup": Place(self.cgroups),
+            **hierarchy.kinds(self.cgroups),
+            PLACE: Place(self.cgroups),
             THREAD: Affinity(host),
             "cpufreq.governor": PolicyFile(host, "scaling_governor", 0),
             "cpufreq.preference": PolicyFile(host, "energy_performance_preference", 1),
@@ -58,10 +55,13 @@ class Resources:
 
     def find(self, address: str) -> Tuple[Kind, str]:
         """The kind and the name of an address. Raises IsolationError where there is no such address."""
+        if address in self._found:
+            return self._found[address]
         prefix, _colon, name = address.partition(":")
         kind = self.kinds.get(prefix)
         if kind is None or not kind.valid_name(name):
             raise IsolationError(f"{address!r} is not the address of a setting that this collection may change")
+        self._found[address] = kind, name
         return kind, name
 
     def check(self, address: str, value: object) -> None:

@@ -11,15 +11,16 @@ A plan only reads and assigns here, so it is a pure function of the host's state
 
 from __future__ import annotations
 
-from typing import Dict, List, Mapping, NamedTuple, Optional, Set
+from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 from ._cpus import NONE, CpuSet, format_list, parse_list
 from ._errors import IsolationError
 from ._expression import Expression, evaluate
-from ._journal import Journal
+from ._journal import Claim, Journal
+from ._kernel.cgroup import FLAGS, parent_of
 from ._kernel.systemd import INSISTED
-from ._kernel.threads import start_time
-from ._resources import Resources
+from ._kernel.threads import Task, look
+from ._resources import PLACE, Resources
 
 
 class Author(NamedTuple):
@@ -31,14 +32,26 @@ class Author(NamedTuple):
 
 
 NOBODY = Author("", 0, "")
+LISTINGS = 100
+
+
+class Sweep(NamedTuple):
+    """That a cgroup is to be emptied, also of what is forked in it meanwhile."""
+
+    claim: str
+    decide: Callable[[Task], Optional[str]]  # the cgroup that a task goes to; None where it stays
+    everything_to: Optional[str] = None  # where that is known without a look at the task
 
 
 class State:
     """Planned over given-back over actual values."""
 
-    def __init__(self, resources: Resources, journal: Journal, given_back: Mapping[str, str]) -> None:
+    def __init__(
+        self, resources: Resources, journal: Journal, claims: Mapping[str, Claim], given_back: Mapping[str, str]
+    ) -> None:
         self.resources = resources
         self.journal = journal
+        self.claims = claims
         self.given_back = given_back
         self.planned: Dict[str, str] = {}
         self.author = NOBODY
@@ -49,6 +62,9 @@ class State:
         self.warnings: List[str] = []
         # Whether the step being planned is of a claim that was made before.
         self.standing = False
+        self.sweeps: Dict[str, Sweep] = {}  # by the cgroup that is swept
+        self.returns: Dict[str, Sweep] = {}  # likewise, of what claims that leave had moved there
+        self.following: Set[str] = set()  # addresses that go with what is given back, whatever else may change
         # Interrupts that were requested while the default was narrow: the value to give back to each.
         self.born: Dict[str, str] = {}
         # What reserve_cpus steps have asked for so far: reservations of several claims add up.
@@ -60,6 +76,8 @@ class State:
         # The claims that change the CPUs of threads, and so hold the threads' affinities.
         self.narrowing: Set[str] = set()
         self._actual: Dict[str, Optional[str]] = {}
+        self._tasks: Dict[str, List[int]] = {}
+        self._seen: Dict[int, Optional[Task]] = {}
 
     def actual(self, address: str) -> Optional[str]:
         """The value on the host, read once; None where the thing is gone."""
@@ -91,18 +109,62 @@ class State:
         """Leave a setting alone, and say why."""
         self.skipped[address] = reason
 
-    def move(self, pid: int, cgroup: str) -> None:
-        """Plan the cgroup of a process, unless it has ended."""
-        start = start_time(self.resources.host, pid)
-        address = f"task.cgroup:{pid}:{start}"
-        if start is not None and self.actual(address) is not None:
-            self.assign(address, cgroup)
+    def forget(self, cgroup: str) -> None:
+        """Plan nothing for the settings of a cgroup any more."""
+        for address in [a for a in self.planned if a.startswith("cgroup.") and a.partition(":")[2] == cgroup]:
+            del self.planned[address]
+
+    def children(self, cgroup: str) -> List[str]:
+        """The cgroups directly below one, as the steps so far leave them."""
+        found = set(self.resources.cgroups.children(cgroup))
+        for address, value in {**self.given_back, **self.planned}.items():
+            kind, _colon, path = address.partition(":")
+            if kind == "cgroup.exists" and path != "/" and parent_of(path) == cgroup:
+                (found.add if value == "present" else found.discard)(path)
+        return sorted(found)
+
+    def tree(self, cgroup: str) -> Iterator[str]:
+        """A cgroup and all below it, as the steps so far leave them, parents first."""
+        yield cgroup
+        for child in self.children(cgroup):
+            yield from self.tree(child)
+
+    def look(self, task: int) -> Optional[Task]:
+        """A task, looked at once; None where it has ended."""
+        if task not in self._seen:
+            self._seen[task] = look(self.resources.host, task)
+        return self._seen[task]
+
+    def members(self, cgroup: str) -> Iterator[Tuple[str, Task]]:
+        """The tasks that are in a cgroup after the steps so far, by the addresses of their places."""
+        if cgroup not in self._tasks:
+            self._tasks[cgroup] = self._list(cgroup) if self.actual(f"cgroup.exists:{cgroup}") == "present" else []
+        for number in self._tasks[cgroup]:
+            task = self.look(number)
+            if task:
+                address = f"{PLACE}:{task.name}"
+                self._actual[address] = self.resources.cgroups.place(number) if task.has_ended else cgroup
+                if self.get(address) == cgroup:
+                    yield address, task
+        for address, value in {**self.given_back, **self.planned}.items():
+            if value == cgroup and address.startswith(PLACE) and self.actual(address) not in (None, cgroup):
+                task = self.look(int(address.split(":")[1]))
+                if task:
+                    yield address, task
+
+    def _list(self, cgroup: str) -> List[int]:
+        """The tasks of a cgroup, listed again while all have ended before they were looked at: so fast some fork."""
+        for _listing in range(LISTINGS):
+            found = self.resources.cgroups.tasks(cgroup)
+            if not found or any(self.look(task) for task in found):
+                break
+        return found
 
     def inherited(self, cgroup: str) -> CpuSet:
         """The CPUs that a cgroup without a list of its own gets from those above it."""
-        parent = cgroup.rpartition("/")[0]
-        if not parent:
-            return self.resources.cgroups.cpus("/", "cpuset.cpus.effective") or self.resources.topology.online()
+        parent = parent_of(cgroup)
+        if parent == "/":
+            return self.resources.cgroups.effective("/") or self.resources.topology.online()
         return self.cpus(f"cgroup.cpus:{parent}") or self.inherited(parent)
 
     def keep_off(self, cpus: CpuSet) -> None:
@@ -129,6 +191,8 @@ class State:
 
     def _assign_list(self, cgroup: str, kind: str, drop_in: str, value: str) -> None:
         self.need(cgroup)
+        if not value and not self.resources.cgroups.inherits:
+            value = self.get(f"{kind}:{parent_of(cgroup)}")
         self.assign(f"{kind}:{cgroup}", value)
         unit = self.resources.cgroups.owner(cgroup)
         if unit:
@@ -136,13 +200,25 @@ class State:
             self.assign(f"{drop_in}:{unit}", value + INSISTED if overruled else value)
 
     def need(self, cgroup: str) -> None:
-        """Plan that a cgroup exists, with the cpuset controller enabled from the root down to it."""
+        """Plan that a cgroup exists and can take tasks: each from the root down to it.
+
+        On v2 with the controller enabled above it; on v1 with its parent's CPUs and nodes where it has none.
+        """
         if cgroup == "/":
             raise IsolationError("the root cgroup has no cpuset of its own to change; name one below it")
         parts = cgroup.strip("/").split("/")
         for depth in range(len(parts)):
-            parent = "/" + "/".join(parts[:depth])
-            if depth:
-                self.assign(f"cgroup.exists:{parent}", "present")
-            self.assign(f"cgroup.controller:{parent}", "enabled")
-        self.assign(f"cgroup.exists:{cgroup}", "present")
+            parent, path = "/" + "/".join(parts[:depth]), "/" + "/".join(parts[: depth + 1])
+            if self.resources.cgroups.inherits:
+                self.assign(f"cgroup.controller:{parent}", "enabled")
+            if self.planned.get(f"cgroup.exists:{path}") == "absent":
+                self.forget(path)  # what an earlier step said of it: the later one has the last word
+            self.assign(f"cgroup.exists:{path}", "present")
+            if not self.resources.cgroups.inherits:
+                for kind in ("cgroup.cpus", "cgroup.mems"):
+                    if not self.get(f"{kind}:{path}"):
+                        self.assign(f"{kind}:{path}", self.get(f"{kind}:{parent}"))
+                for flag, initial in FLAGS.items():
+                    # Set by a claim that leaves, on a cpuset that was not there and now stays.
+                    if self.given_back.get(f"cgroup.{flag}:{path}") == "":
+                        self.assign(f"cgroup.{flag}:{path}", initial)

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ._catalog import STEPS, complete
 from ._cpus import format_list, parse_list
@@ -16,11 +16,10 @@ from ._errors import IsolationError
 from ._journal import Claim, Journal, Step, Store
 from ._kernel.host import Host
 from ._planning import Change, Plan, fold
-from ._resources import THREAD, Resources
+from ._resources import PLACE, THREAD, Resources
 from ._writing import Writer
 
 LOCK_TIMEOUT = 60.0
-PASSES = 10
 # A claim of this name is never written to the journal: a single module's work that nobody named.
 UNCLAIMED = ""
 
@@ -108,7 +107,8 @@ class Engine:
             try:
                 actions = writer.run(plan, [step], UNCLAIMED)
             except IsolationError as error:
-                back = self._fold_prior(journal, {change.address: change.before for change in plan.changes})
+                done = [*plan.changes, *writer.swept.get(UNCLAIMED, [])]
+                back = self._fold_prior(journal, {change.address: change.before for change in done})
                 undo = Writer(self.resources, back.state)
                 raise _rolled_back(error, undo.give_back(back), undo.skipped) from error
             return self._outcome(plan, (step,), actions, writer)
@@ -130,9 +130,9 @@ class Engine:
             plan.state.notes["claims"] = leaving
             if check:
                 return self._outcome(plan, (), {})._replace(changed=True)
-            baseline = {**journal.baseline, **plan.wishes}
-            if baseline != journal.baseline:
-                self.store.save(journal._replace(baseline=baseline))
+            recorded = _recorded(journal, journal.claims, plan)
+            if recorded != journal:
+                self.store.save(recorded)
             writer = Writer(self.resources, plan.state)
             failures = writer.give_back(plan)
             if failures:
@@ -140,7 +140,8 @@ class Engine:
                     f"not everything could be given back: {'; '.join(failures)}. The rest is back, and the journal"
                     " still knows these: mend the cause and restore again"
                 )
-            self.store.save(_pruned(journal._replace(baseline=baseline, claims=claims), plan, writer.skipped))
+            left = recorded._replace(claims={name: recorded.claims[name] for name in claims})
+            self.store.save(_pruned(*_with_swept(left, plan, writer.swept), writer.skipped))
             return self._outcome(plan, (), {}, writer)._replace(changed=True)
 
     def restore_prior(self, prior: Mapping[str, str], check: bool = False) -> Outcome:
@@ -191,42 +192,27 @@ class Engine:
         steps: Sequence[Step],
         replaces: bool,
     ) -> Outcome:
-        """Journal first, then write; once more while processes fork behind our back.
+        """Journal first, then write.
 
         A claim that `replaces` what it was holds what it held until all is written, for a run that is killed.
         """
-        changes: List[Change] = []
-        holds: Set[str] = set()
-        actions: Dict[str, Any] = {}
-        acted: Sequence[Step] = steps
         writer = Writer(self.resources, plan.state)
         before = journal
         try:
-            for _pass in range(PASSES):
-                journal = _recorded(journal, claims, plan)
-                self.store.save(journal)
-                writer.state = plan.state
-                holds |= plan.holds[claim]
-                actions.update(writer.run(plan, acted, claim))
-                changes += plan.changes
-                if not any(change.address.startswith("task.cgroup:") for change in plan.changes):
-                    break
-                acted = ()
-                plan = self._fold(journal, journal.claims, [])
-                if not plan.changes:
-                    break
-            else:
-                plan.state.warnings.append(f"processes kept forking: gave up moving them after {PASSES} passes")
+            journal = _recorded(journal, claims, plan)
+            self.store.save(journal)
+            try:
+                actions = writer.run(plan, steps, claim)
+            finally:
+                journal, plan = _with_swept(journal, plan, writer.swept)
             if replaces:
-                now = journal.claims[claim]._replace(holds=tuple(holds))
+                now = journal.claims[claim]._replace(holds=tuple(plan.holds[claim]))
                 journal = journal._replace(claims={**journal.claims, claim: now})
             pruned = _pruned(journal, plan, writer.skipped)
             self.store.save(pruned._replace(refused={**plan.state.skipped, **writer.lasting}))
         except IsolationError as error:
             raise _rolled_back(error, *self._roll_back(before, journal, claim)) from error
-        outcome = self._outcome(plan, steps, actions, writer)
-        changed = sorted(change for change in changes if change.address not in outcome.skipped)
-        return outcome._replace(changed=True, changes=changed)
+        return self._outcome(plan, steps, actions, writer)._replace(changed=True)
 
     def _roll_back(self, before: Journal, now: Journal, claim: str) -> Tuple[List[str], Dict[str, str]]:
         """Lead back to the claims that there were. Returns what could not be written, and what was left alone."""
@@ -236,8 +222,13 @@ class Engine:
         writer = Writer(self.resources, plan.state)
         failures = writer.give_back(plan)
         if not failures:
+            # Other claims may have been brought up to date meanwhile: what they hold more is owed, too.
+            claims = {name: before.claims[name] if name == claim else now.claims[name] for name in before.claims}
+            right = {a for held in before.claims.values() for a in held.holds}.difference(before.baseline)
+            baseline = {address: value for address, value in now.baseline.items() if address not in right}
+            back = now._replace(baseline=baseline, claims=claims, refused=before.refused)
             try:
-                self.store.save(before)
+                self.store.save(_pruned(*_with_swept(back, plan, writer.swept), writer.skipped))
             except IsolationError as error:
                 failures.append(str(error))
         return failures, writer.skipped
@@ -254,6 +245,9 @@ class Engine:
     ) -> Outcome:
         skipped = {**plan.state.skipped, **(writer.skipped if writer else {})}
         changes = [change for change in plan.changes if change.address not in skipped]
+        if writer:
+            changes += [change for swept in writer.swept.values() for change in swept]
+            plan.state.warnings.extend(writer.warnings)
         acts = any(hasattr(STEPS[step.name], "act") for step in steps)
         return Outcome(
             bool(changes) or acts,
@@ -269,14 +263,33 @@ class Engine:
 def _recorded(journal: Journal, claims: Mapping[str, Claim], plan: Plan) -> Journal:
     """The journal with the claims, and the baseline of what is about to be touched; what is saved stays."""
     baseline = {change.address: change.before for change in plan.changes if not change.address.startswith(THREAD)}
+    # A controller that is on is held where it is right, too: systemd may take it away.
+    held = {address for holds in plan.holds.values() for address in holds if address.startswith("cgroup.controller:")}
+    baseline.update({address: plan.state.actual(address) or "" for address in held})
     baseline.update(plan.state.born)
     baseline.update(journal.baseline)
     baseline.update(plan.wishes)
     merged = {
-        name: claim._replace(holds=tuple(sorted({*claim.holds, *plan.holds[name]}))) for name, claim in claims.items()
+        name: claim._replace(holds=tuple(sorted({*claim.holds, *plan.holds.get(name, ())})))
+        for name, claim in claims.items()
     }
     kept_off = plan.state.kept_off | parse_list(journal.kept_off)  # until all is written, also for a run that is killed
     return Journal(baseline, merged, format_list(kept_off), journal.refused)
+
+
+def _with_swept(journal: Journal, plan: Plan, swept: Mapping[str, List[Change]]) -> Tuple[Journal, Plan]:
+    """The journal and the plan with what was forked while tasks were moved."""
+    first = {c.address: c.before for changes in swept.values() for c in reversed(changes)}  # where one moved on
+    places = {address: before for address, before in first.items() if address.startswith(PLACE)}
+    wishes = {address: before for address, before in first.items() if address.startswith(THREAD)}
+    holds = {name: plan.holds[name] | {change.address for change in swept.get(name, ())} for name in plan.holds}
+    claims = {
+        name: claim._replace(holds=tuple(sorted({*claim.holds, *holds.get(name, ())})))
+        for name, claim in journal.claims.items()
+    }
+    baseline = {**places, **journal.baseline, **wishes}
+    plan = plan._replace(holds=holds, wishes={**plan.wishes, **wishes})
+    return journal._replace(baseline=baseline, claims=claims), plan
 
 
 def _pruned(journal: Journal, plan: Plan, skipped: Mapping[str, str]) -> Journal:

@@ -8,15 +8,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+import contextlib
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
+from ._affinity import fit
 from ._catalog import STEPS
+from ._cpus import CpuSet, format_list
 from ._errors import Immovable, IsolationError
 from ._journal import Step
+from ._kernel.cpuset import MOVES
 from ._kernel.systemd import SETTLED
+from ._kernel.threads import look
 from ._planning import Change, Plan
-from ._resources import Resources
-from ._state import State
+from ._resources import PLACE, THREAD, Resources
+from ._state import State, Sweep
+from ._tasks import follow
+
+# Right behind the moves.
+SWEEPS = MOVES + 0.5
+# One finds what was forked while the one before moved tasks: the forks of a fork get fewer each time.
+ROUNDS = 1000
 
 
 class Writer:
@@ -27,6 +38,8 @@ class Writer:
         self.state = state
         self.skipped: Dict[str, str] = {}
         self.lasting: Dict[str, str] = {}  # those of them that need not be tried again
+        self.swept: Dict[str, List[Change]] = {}  # by claim: what was forked meanwhile, its place and affinity
+        self.warnings: List[str] = []
 
     def run(self, plan: Plan, steps: Sequence[Step], claim: str) -> Dict[str, Any]:
         """Write family by family, each where the claim's first step that needs it stands, between the actions.
@@ -77,18 +90,23 @@ class Writer:
             kind, name = self._resources.find(change.address)
             if kind.family == family:
                 writes += [(s, change.address, value) for s, value in kind.stages(name, change.before, change.after)]
+        if any(stage == MOVES for stage, _address, _value in writes):
+            writes += [(SWEEPS, "", source) for source in {**self.state.sweeps, **self.state.returns}]
         failures: List[str] = []
         for stage, address, value in sorted(writes):
             try:
                 if stage >= SETTLED:
                     self._resources.systemd.settle()
-                self._write(address, value)
+                if stage == SWEEPS:
+                    for sweeps in (self.state.sweeps, self.state.returns):
+                        self._sweep(value, sweeps)
+                else:
+                    self._write(address, value)
             except Immovable as reason:
                 self.skipped[address] = str(reason)
                 self.lasting[address] = str(reason)
             except IsolationError as error:
-                if stop and self._resources.find(address)[0].restless:
-                    # One interrupt that does not move now is no reason to fail, and is tried again by the next run.
+                if stop and address and self._resources.find(address)[0].may_refuse:
                     self.skipped[address] = self._sentence(address, str(error))
                     continue
                 failures.append(self._sentence(address, str(error)))
@@ -102,8 +120,59 @@ class Writer:
 
     def _write(self, address: str, value: str) -> None:
         kind, name = self._resources.find(address)
-        if not self._is_right(address, kind.read(name), value):
+        if not kind.rereads or not self._is_right(address, kind.read(name), value):
             kind.write(name, value)
+
+    def _sweep(self, source: str, sweeps: Mapping[str, Sweep]) -> None:
+        """Move what was forked in a cgroup since it was planned to be emptied, until nothing is found that moves."""
+        if source not in sweeps:
+            return
+        cgroups = self._resources.cgroups
+        room = cgroups.room(source)
+        settled: Set[int] = set()
+        written: Set[int] = set()
+        listed: Set[int] = set()
+        for _round in range(ROUNDS):
+            found = [task for task in cgroups.tasks(source) if task not in settled]
+            if not found:
+                return
+            # Where a list is old as soon as it is read, only the last in it has most of its life before it.
+            raging = bool(listed) and not listed.issuperset(found)
+            listed = set(found)
+            for number in found[-1:] if raging else found:
+                # One that is still listed after it was moved is ending, or has ended but for other threads.
+                if number in written or not self._sweep_one(source, sweeps[source], number, room):
+                    settled.add(number)
+                written.add(number)
+        self.warnings.append(f"{source}: tasks kept forking there: gave up moving them after {ROUNDS} rounds")
+
+    def _sweep_one(self, source: str, sweep: Sweep, number: int, room: CpuSet) -> bool:
+        """Move one task, with as little as can be before it, for it may end. False where it has, or stays."""
+        host, cgroups = self._resources.host, self._resources.cgroups
+        task, target = None, sweep.everything_to
+        if target is None or target in self.state.sweeps:
+            task = look(host, number)
+            if sweep is self.state.sweeps.get(source):
+                target = follow(self.state, task, source) if task else None
+            else:
+                target = sweep.decide(task) if task else None
+        if target is None or target == source:
+            return False
+        before = host.affinity(number)
+        try:
+            self._write(f"{PLACE}:{number}:{task.start if task else 0}", target)
+        except Immovable:
+            return False
+        task = task or look(host, number)
+        if task:
+            changes = self.swept.setdefault(sweep.claim, [])
+            changes.append(Change(f"{PLACE}:{task.name}", source, target))
+            after = fit(before, cgroups.room(target)) if before and before != room else None
+            if before and after:
+                changes.append(Change(f"{THREAD}:{task.name}", format_list(before), format_list(after)))
+                with contextlib.suppress(Immovable):  # it has ended
+                    self._write(f"{THREAD}:{task.name}", format_list(after))
+        return True
 
     def _is_right(self, address: str, now: Optional[str], value: str) -> bool:
         """Whether a setting is as it should be; of what is gone, nothing is wanted that no step plans."""

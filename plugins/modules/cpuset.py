@@ -13,9 +13,12 @@ short_description: Create, change or remove a cpuset
 version_added: 0.1.0
 description:
   - Makes sure that a cgroup exists with the cpuset controller enabled, and sets its CPUs, its memory nodes and its
-    partition type, or makes sure that it does not exist.
-  - Needs the cpuset controller on cgroup v2, see C(Documentation/admin-guide/cgroup-v2.rst) of the kernel, section
-    Cpuset.
+    partition type or flags, or makes sure that it does not exist.
+  - Works on the hierarchy that has the cpuset controller. On cgroup v2 see C(Documentation/admin-guide/cgroup-v2.rst)
+    of the kernel, section Cpuset; on cgroup v1, also where it is mounted beside a v2 hierarchy, see
+    C(Documentation/admin-guide/cgroup-v1/cpusets.rst).
+  - On cgroup v1 a new cpuset, and each missing one above it, gets the CPUs and memory nodes of its parent where none
+    are given, since it could not take a task without. A list that does not nest in that of the parent is an error.
   - Under systemd, the cpuset of a unit is set with C(systemctl set-property --runtime), as C(AllowedCPUs) and
     C(AllowedMemoryNodes), see systemd.resource-control(5). A value written directly would be gone at the next
     C(daemon-reload).
@@ -45,8 +48,8 @@ options:
     choices:
       present: It exists, with the given CPUs, memory nodes and partition type.
       absent: >-
-        It does not exist, nor do the cgroups below it. Their processes are moved to the parent. A running systemd
-        service or scope is an error.
+        It does not exist, nor do the cgroups below it. Their tasks are moved to the parent, and come back with the
+        cpuset when it is restored. A running systemd service or scope is an error.
     default: present
   cpus:
     description:
@@ -76,12 +79,35 @@ options:
       - The partition type. C(isolated) exists since Linux 6.1.
       - Where the kernel declares the partition invalid, the module fails with the reason of the kernel, and everything
         is as it was before.
-      - By default it is left as it is.
+      - Only on cgroup v2. By default it is left as it is.
     type: str
     choices:
       member: No partition.
       root: A partition, whose CPUs no cgroup outside of it can use.
       isolated: The same, and the kernel does not balance load in it.
+  cpu_exclusive:
+    description:
+      - Whether no sibling may have any of the CPUs. The parent must be exclusive, too.
+      - This and the other flags are for cgroup v1; on cgroup v2 giving one is an error. By default each is left as it
+        is.
+    type: bool
+  mem_exclusive:
+    description: Whether no sibling may have any of the memory nodes. Only on cgroup v1.
+    type: bool
+  mem_hardwall:
+    description: Whether allocations of the kernel for tasks of this cpuset stay on its nodes, too. Only on cgroup v1.
+    type: bool
+  memory_migrate:
+    description:
+      - Whether memory moves to the nodes of this cpuset when these change, and when a task is moved into it. Only on
+        cgroup v1; on cgroup v2 it always does.
+      - What has migrated does not come back with a restore, since the cpuset that the task returns to decides about it.
+    type: bool
+  sched_load_balance:
+    description:
+      - Whether the kernel balances load among the CPUs. Only on cgroup v1.
+      - The root has it, too, which is the one thing that can be set with O(path=/).
+    type: bool
 """
 
 EXAMPLES = r"""
@@ -107,6 +133,14 @@ EXAMPLES = r"""
   vfio.isolation.cpuset:
     path: /user.slice
     cpus: ""
+  become: true
+
+- name: Make a cpuset on cgroup v1 whose tasks have their memory on NUMA node 0
+  vfio.isolation.cpuset:
+    path: /host.slice
+    cpus: N0
+    mems: 0
+    memory_migrate: true
   become: true
 
 - name: Remove a cpuset

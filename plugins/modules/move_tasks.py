@@ -9,15 +9,20 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: move_tasks
-short_description: Move the processes of a cgroup to another one
+short_description: Move the tasks of a cgroup to another one
 version_added: 0.1.0
 description:
-  - Moves every process of one cgroup, with all its threads, to another cgroup. With O(claim), processes
-    that are forked meanwhile are moved as well, and so are at the next run those that came since.
-  - Writes C(cgroup.procs) of the target, see C(Documentation/admin-guide/cgroup-v2.rst) of the kernel.
-  - The processes of cgroups below the source stay where they are. So do kernel threads, which is told in
-    RV(left_alone).
-  - A restore moves each process back, if it still runs.
+  - Moves every task of one cgroup to another cgroup, and what these fork meanwhile, until none is left that can move.
+    With O(claim), the next run moves those that came since.
+  - On cgroup v2 these are processes with all their threads, written to C(cgroup.procs), see
+    C(Documentation/admin-guide/cgroup-v2.rst) of the kernel; on cgroup v1 they are threads, written to C(tasks), see
+    C(Documentation/admin-guide/cgroup-v1/cpusets.rst).
+  - The tasks of cgroups below the source stay where they are.
+  - A restore moves back those that were moved, and what they have forked since. It leaves alone those that were in the
+    target before with what they have forked, and those that were moved elsewhere meanwhile. A task is known by its id
+    and its start time, so another one that has the same id by now is not touched.
+  - Without O(claim), RV(prior) leads back what was moved, and nothing that was forked after.
+  - The affinities of threads that the move would reset are kept as far as they fit, and given back by a restore.
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
 extends_documentation_fragment:
@@ -29,7 +34,7 @@ attributes:
     support: full
 options:
   source:
-    description: The path of the cgroup whose processes are moved, such as V(/user.slice/legacy).
+    description: The path of the cgroup whose tasks are moved, such as V(/user.slice/legacy).
     type: str
     required: true
   target:
@@ -38,6 +43,12 @@ options:
       transaction.
     type: str
     required: true
+  kernel_threads:
+    description:
+      - Whether kernel threads are moved as well.
+      - Those that are bound to their CPUs by the kernel never are. RV(left_alone) says how many stay, and why.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -102,7 +113,7 @@ left_alone:
       description: Why it was left alone.
       type: str
   sample:
-    - {"address": "task.cgroup:/", "reason": "63 kernel threads stay in the root cgroup"}
+    - {"address": "task.cgroup:/", "reason": "63 kernel threads are bound to their CPUs by the kernel"}
 """
 
 from ansible_collections.vfio.isolation.plugins.module_utils._module import run_step

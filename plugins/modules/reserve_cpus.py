@@ -17,6 +17,9 @@ description:
   - The strategy V(partition) makes the cgroup of the virtual machines a cpuset partition, which takes its CPUs away
     from all other tasks of the host in one write. The strategy V(slices) narrows every other cgroup at the top of
     the hierarchy to the other CPUs. See C(Documentation/admin-guide/cgroup-v2.rst) of the kernel, section Cpuset.
+  - The strategy V(tasks), for cgroup v1, makes a cpuset for the host and moves the tasks of the root into it. Other
+    cpusets are narrowed, and kernel threads bound one by one. See
+    C(Documentation/admin-guide/cgroup-v1/cpusets.rst).
   - Under systemd, cpusets are set with C(systemctl set-property --runtime), see systemd.resource-control(5).
   - Reservations of several claims add up. The virtual machines have their union, the host has what is left.
   - The kernel resets thread affinities when a cpuset changes. They are recorded before, kept as far as they fit, and
@@ -50,7 +53,7 @@ options:
       partition: >-
         O(cgroup) becomes a cpuset partition. Needs cgroup v2, and Linux 6.1 or later for an isolated one.
       slices: The other cgroups are narrowed to the other CPUs. Needs cgroup v2.
-      tasks: Tasks are moved into a cpuset of their own. This is for cgroup v1 and not there yet.
+      tasks: The tasks of the host are moved into O(host_cgroup). Needs cgroup v1.
     default: auto
   partition_type:
     description: The type of the partition, where the strategy is V(partition).
@@ -66,6 +69,21 @@ options:
       - It is started where it does not run yet.
     type: str
     default: /machine.slice
+  host_cgroup:
+    description: The cpuset for the tasks of the host, where the strategy is V(tasks). It is made where it is missing.
+    type: str
+    default: /host.slice
+  host_mems:
+    description:
+      - The NUMA nodes for the memory of the host, where the strategy is V(tasks), in the list format of the kernel.
+      - By default, or where empty, those of the CPUs that are left to the host.
+    type: raw
+  memory_migrate:
+    description:
+      - Whether the memory of the tasks of the host moves to these nodes, where the strategy is V(tasks).
+      - What has moved does not come back with a restore.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""

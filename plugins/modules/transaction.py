@@ -41,8 +41,8 @@ options:
       - A C(when) beside the module, V(true) or V(false), says whether the step belongs to the claim. It is a value,
         not a condition, so write it with a template.
       - The modules are M(vfio.isolation.compact_memory), M(vfio.isolation.cpu_governor), M(vfio.isolation.cpuset),
-        M(vfio.isolation.drop_caches), M(vfio.isolation.irq_affinity), M(vfio.isolation.move_tasks) and
-        M(vfio.isolation.reserve_cpus).
+        M(vfio.isolation.drop_caches), M(vfio.isolation.irq_affinity), M(vfio.isolation.kthread_affinity),
+        M(vfio.isolation.move_tasks) and M(vfio.isolation.reserve_cpus).
       - The options C(claim) and C(lock_timeout) of these modules belong to the transaction, not to a step.
       - C(drop_caches) and C(compact_memory) act where the claim is new or changes something, and not where there is
         nothing to do.

@@ -7,6 +7,9 @@
 1. The role's second run, which changes nothing, against a playbook of one task with a module that does nothing.
 2. The engine as a process on the host, without Ansible, against vfio-isolate, at the same job.
 3. Natively, here: one look at the affinities of 5,000 threads.
+
+With `--tasks`, on a host with cgroup v1: 10,000 sleeping tasks moved to another cpuset and returned by the engine, by
+vfio-isolate, and by a C program that does nothing but write their ids.
 """
 
 from __future__ import annotations
@@ -25,18 +28,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "host"), str(ROOT / ".cache" / "collections")]
 
-from conftest import VirtualHost  # noqa: E402 - the path must be set first
+from conftest import VirtualHost, programs  # noqa: E402 - the path must be set first
 
 PING = "- hosts: all\n  gather_facts: false\n  tasks:\n    - name: Do nothing\n      ansible.builtin.ping:\n"
 
 # vfio-isolate's full example for this host, with the CPUs that its line for cpu-governor lacks. The cpuset controller
 # is enabled beforehand, which it does not do by itself.
+VFIO_ISOLATE = "cd /opt/theirs && python3 -c 'from vfio_isolate.cli import run_cli; run_cli()'"
 THEIRS = (
-    "cd /opt/theirs && python3 -c 'from vfio_isolate.cli import run_cli; run_cli()' -u /run/undo drop-caches"
+    f"{VFIO_ISOLATE} -u /run/undo drop-caches"
     " cpu-governor performance C4-7 cpuset-modify --cpus C0-3 /system.slice cpuset-modify --cpus C0-3 /user.slice"
     " compact-memory irq-affinity mask C4-7"
 )
-THEIR_UNDO = "cd /opt/theirs && python3 -c 'from vfio_isolate.cli import run_cli; run_cli()' restore /run/undo"
+THEIR_UNDO = f"{VFIO_ISOLATE} restore /run/undo"
 OURS = {
     "do": "apply",
     "claim": "bench",
@@ -53,6 +57,29 @@ SAME_GROUND = (
     "cd /sys/fs/cgroup && for cgroup in */ .; do echo -cpuset > $cgroup/cgroup.subtree_control || :; done;"
     " echo +cpuset > cgroup.subtree_control"
 )
+CPUSET = "/sys/fs/cgroup/cpuset"
+TASKS = 10_000
+# Two cpusets, and the tasks in one of them. vfio-isolate takes the first cgroup mount for that of the cpusets, so it is
+# given a mount namespace where it is; its own time is taken inside of that.
+READY = f"""set -e
+for name in from to; do
+    mkdir -p {CPUSET}/$name
+    cat {CPUSET}/cpuset.mems > {CPUSET}/$name/cpuset.mems
+    cat {CPUSET}/cpuset.cpus > {CPUSET}/$name/cpuset.cpus
+done
+cat > /run/theirs <<'END'
+umount $(awk '$3 ~ /^cgroup/ && $4 !~ /cpuset/ {{print $2}}' /proc/mounts)
+cd /opt/theirs
+S=$(date +%s%N)
+python3 -c 'from vfio_isolate.cli import run_cli; run_cli()' "$@" || exit 1
+echo $(($(date +%s%N) - S))
+END
+echo $$ > {CPUSET}/from/tasks
+echo $$ > /sys/fs/cgroup/pids/tasks
+setsid sh -c 'sleep 100000 | /opt/isolation/programs/sleepers {TASKS} > /run/sleepers' < /dev/null > /dev/null 2>&1 &
+echo $$ > {CPUSET}/tasks
+until grep -q ready /run/sleepers; do sleep 0.2; done
+"""
 RUNNER = "cd /opt/isolation && python3 -E -S -m engine._runner"
 
 
@@ -102,12 +129,8 @@ def role_against_no_op(host: VirtualHost, rounds: int) -> None:
     report("the role's second run against a no-op playbook", ours, theirs)
 
 
-def engine_against_vfio_isolate(host: VirtualHost, wheels: Path, rounds: int) -> None:
+def engine_against_vfio_isolate(host: VirtualHost, rounds: int) -> None:
     """The second figure."""
-    unpacked = ROOT / ".cache" / "bench" / "theirs"
-    for wheel in wheels.glob("*.whl"):
-        subprocess.run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(unpacked)], check=True)
-    host.put({".": unpacked}, "/opt/theirs")
     on_host(host, "echo +cpuset > /sys/fs/cgroup/cgroup.subtree_control")
     ours, theirs, our_undo, their_undo = [], [], [], []
     for _round in range(rounds):
@@ -120,6 +143,47 @@ def engine_against_vfio_isolate(host: VirtualHost, wheels: Path, rounds: int) ->
         on_host(host, SAME_GROUND)
     report("the engine against vfio-isolate, the same job", ours[1:], theirs[1:])
     report("the engine's revert against vfio-isolate's restore", our_undo[1:], their_undo[1:])
+
+
+def ten_thousand_tasks(host: VirtualHost, rounds: int) -> None:
+    """The figures of `--tasks`."""
+    done = host.run(READY, timeout=300)
+    assert done.returncode == 0, done.stdout
+    move = {"do": "apply", "claim": "bench", "steps": [{"move_tasks": {"source": "/from", "target": "/to"}}]}
+    names = ("ours", "our revert", "theirs", "their restore", "C", "C back")
+    spent: dict[str, list[float]] = {name: [] for name in names}
+    kernel: dict[str, list[float]] = {"C": [], "C back": []}
+    for _round in range(rounds):
+        for name, request, place in (("ours", move, "to"), ("our revert", {"do": "revert"}, "from")):
+            spent[name].append(on_host(host, RUNNER, request))
+            _all_in(host, place)
+        for name, arguments, place in (
+            ("theirs", "-u /run/undo move-tasks /from /to", "to"),
+            ("their restore", "restore /run/undo", "from"),
+        ):
+            done = host.run(f"unshare --mount sh /run/theirs {arguments}")
+            assert done.returncode == 0, done.stdout
+            spent[name].append(int(done.stdout.split()[-1]) / 1e9)
+            _all_in(host, place)
+        for name, source, target in (("C", "from", "to"), ("C back", "to", "from")):
+            mover = f"/opt/isolation/programs/mover {CPUSET}/{source}/tasks {CPUSET}/{target}/tasks"
+            done = host.run(mover)
+            _number, wall, system = (float(word) for word in done.stdout.split())
+            spent[name].append(wall)
+            kernel[name].append(system)
+            _all_in(host, target)
+    medians = {name: statistics.median(values[1:]) for name, values in spent.items()}
+    system = sum(statistics.median(values[1:]) for values in kernel.values())
+    mine = medians["ours"] + medians["our revert"]
+    other = medians["theirs"] + medians["their restore"]
+    print(", ".join(f"{name} {value:.2f} s" for name, value in medians.items()))
+    report(f"{TASKS} tasks moved and returned, against vfio-isolate", [mine], [other])
+    print(f"the C program's kernel time: {system:.2f} s, ratio {mine / system:.1f}")
+
+
+def _all_in(host: VirtualHost, name: str) -> None:
+    number = int(host.run(f"wc -l < {CPUSET}/{name}/tasks").stdout)
+    assert number >= TASKS, f"{number} tasks in {name}"
 
 
 def five_thousand_threads() -> None:
@@ -147,15 +211,19 @@ def five_thousand_threads() -> None:
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--wheels", type=Path, required=True, help="where the wheels of vfio-isolate are")
+    parser.add_argument("--tasks", action="store_true", help="on a host with cgroup v1: the figures of moving tasks")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     host = VirtualHost(os.environ["VFIO_INVENTORY"])
-    host.put({"engine": ROOT / "plugins" / "module_utils"}, "/opt/isolation")
+    host.put({"engine": ROOT / "plugins" / "module_utils", "programs": programs()}, "/opt/isolation")
+    host.put({".": ROOT / ".cache" / "bench" / "theirs"}, "/opt/theirs")
     host.run("systemctl stop irqbalance")
+    if options.tasks:
+        ten_thousand_tasks(host, options.rounds + 1)
+        return
     five_thousand_threads()
     role_against_no_op(host, options.rounds)
-    engine_against_vfio_isolate(host, options.wheels, options.rounds + 1)
+    engine_against_vfio_isolate(host, options.rounds + 1)
 
 
 if __name__ == "__main__":

@@ -57,13 +57,38 @@ class VirtualHost:
         assert done.returncode == 0, done.stdout
 
 
-@pytest.fixture(scope="session")
-def host() -> VirtualHost:
-    """The virtual host, with `engine` and `checks` in /opt/isolation."""
-    inventory = os.environ.get("VFIO_INVENTORY")
-    assert inventory, "VFIO_INVENTORY must name the inventory of a running virtual host; `make host` boots one"
+def programs() -> Path:
+    """The C programs of the tests, compiled here to run on any host."""
+    compiled = ROOT / ".cache" / "programs"
+    compiled.mkdir(parents=True, exist_ok=True)
+    for source in (ROOT / "tests" / "host" / "programs").glob("*.c"):
+        command = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o", compiled / source.stem, source]
+        subprocess.run(command, check=True)
+    return compiled
+
+
+def _prepared(variable: str) -> VirtualHost:
+    inventory = os.environ.get(variable)
+    assert inventory, f"{variable} must name the inventory of a running virtual host; `make host` boots one"
     virtual_host = VirtualHost(inventory)
     virtual_host.put(
-        {"engine": ROOT / "plugins" / "module_utils", "checks": ROOT / "tests" / "host" / "checks"}, "/opt/isolation"
+        {
+            "engine": ROOT / "plugins" / "module_utils",
+            "checks": ROOT / "tests" / "host" / "checks",
+            "programs": programs(),
+        },
+        "/opt/isolation",
     )
     return virtual_host
+
+
+@pytest.fixture(scope="session")
+def host() -> VirtualHost:
+    """The virtual host, with `engine`, `checks` and `programs` in /opt/isolation."""
+    return _prepared("VFIO_INVENTORY")
+
+
+@pytest.fixture(scope="session")
+def v1_host() -> VirtualHost:
+    """The virtual host on cgroup v1, with the same."""
+    return _prepared("VFIO_V1_INVENTORY")

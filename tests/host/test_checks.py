@@ -15,17 +15,23 @@ import pytest
 if TYPE_CHECKING:
     from conftest import VirtualHost
 
+# The hosts that a module's checks are run on, where that is not the one with cgroup v2.
+HOSTS = {"cgroup_v1": ("v1_host",), "moves": ("host", "v1_host")}
+
 CHECKS = [
-    (path.stem, node.name)
+    (host, path.stem, node.name)
     for path in sorted((Path(__file__).parent / "checks").glob("*.py"))
     for node in ast.parse(path.read_text()).body
     if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")
+    for host in HOSTS.get(path.stem, ("host",))
 ]
+NAMES = [f"{module}-{name[6:]}{'-v1' if host == 'v1_host' else ''}" for host, module, name in CHECKS]
 
 
-@pytest.mark.parametrize(("module", "name"), CHECKS, ids=[f"{module}-{name[6:]}" for module, name in CHECKS])
-def test_on_the_host(host: VirtualHost, module: str, name: str) -> None:
+@pytest.mark.parametrize(("where", "module", "name"), CHECKS, ids=NAMES)
+def test_on_the_host(request: pytest.FixtureRequest, where: str, module: str, name: str) -> None:
     """The check passes, and leaves the host as it was."""
+    host: VirtualHost = request.getfixturevalue(where)
     done = host.run(f"cd /opt/isolation && python3 -m checks {module} {name}", timeout=1200)
     assert done.returncode == 0, done.stdout
     print(done.stdout)

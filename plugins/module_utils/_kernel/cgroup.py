@@ -4,26 +4,28 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""cgroup v2: the cpuset controller of every cgroup, whoever owns it.
+"""The cgroup hierarchy that has the cpuset controller, of whichever version: its paths, its files, its tasks.
 
-Source: Documentation/admin-guide/cgroup-v2.rst, section Cpuset.
+Sources: Documentation/admin-guide/cgroup-v2.rst, Documentation/admin-guide/cgroup-v1/cpusets.rst, cgroups(7).
 """
 
 from __future__ import annotations
 
-import json
-from typing import Iterator, List, Optional, Set, Tuple
+from typing import Iterator, List, Optional, Tuple
 
-from .._cpus import CpuSet, parse_list
+from .._cpus import NONE, CpuSet, parse_list
 from .._errors import IsolationError
 from .host import Host
-from .systemd import Systemd, unit_of
+from .systemd import Systemd
 
-PARTITION = "cpuset.cpus.partition"
-LISTS = ("cpuset.cpus", "cpuset.mems")
-# Where libvirt and Proxmox run virtual machines.
-VM_SLICES = ("/machine.slice", "/qemu.slice")
-UNFINISHED = "/run/vfio-isolation/lists-to-write-back"
+# What v1 has besides lists: the flags of the module cpuset, each the file `cpuset.FLAG`, with what a new cpuset has.
+FLAGS = {
+    "cpu_exclusive": "0",
+    "mem_exclusive": "0",
+    "mem_hardwall": "0",
+    "memory_migrate": "0",
+    "sched_load_balance": "1",
+}
 
 
 def parent_of(cgroup: str) -> str:
@@ -32,38 +34,34 @@ def parent_of(cgroup: str) -> str:
 
 
 class Cgroups:
-    """The cgroup hierarchy that has the cpuset controller. Paths begin with `/`, the root of the hierarchy."""
+    """The cgroups of one hierarchy. Paths begin with `/`, which is what is mounted: in a container not the whole.
 
-    def __init__(self, host: Host, systemd: Systemd) -> None:
+    This one is of a host without a cpuset controller.
+    """
+
+    version = 0
+    # Whether a cgroup without a list of its own has its parent's CPUs.
+    inherits = True
+    # The file that lists what can be moved, each by itself.
+    movable = "cgroup.procs"
+    effective_file = "cpuset.cpus.effective"
+
+    def __init__(self, host: Host, systemd: Systemd, mount: str = "", root: str = "/", controllers: str = "") -> None:
         self.host = host
         self.systemd = systemd
-        # Lists, as cgroup and file, that were to be emptied and that the kernel may still hold.
-        self.emptied: Set[Tuple[str, str]] = set()
-        self._mount: Optional[str] = None
+        self._mount = mount
+        self._root = root.rstrip("/")
+        self._controllers = controllers  # as /proc/PID/cgroup names the hierarchy
 
-    def version(self) -> int:
-        """2, 1, or 0 where this host has no cpuset controller at all.
-
-        Some systems mount several v1 hierarchies with a v2 one beside them, so the first cgroup mount says little.
-        """
-        version = 0
-        for line in (self.host.read("/proc/self/mountinfo") or "").splitlines():
-            place, _dash, filesystem = line.partition(" - ")
-            words = filesystem.split()
-            mount = place.split()[4]
-            if words[0] == "cgroup2" and "cpuset" in (self.host.read(f"{mount}/cgroup.controllers") or "").split():
-                self._mount = mount
-                return 2
-            if words[0] == "cgroup" and "cpuset" in words[-1].split(","):
-                version = 1
-        return version
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the hierarchy is mounted here, not only a part of it."""
+        return not self._root
 
     def file(self, cgroup: str, name: str = "") -> str:
         """The path of a cgroup's directory, or of a file in it."""
-        if self._mount is None and self.version() != 2:
-            raise IsolationError(
-                "this host's cpuset controller is not on cgroup v2; boot it with systemd.unified_cgroup_hierarchy=1"
-            )
+        if not self.version:
+            raise IsolationError("this kernel has no cgroup with a cpuset controller; enable CONFIG_CPUSETS")
         return f"{self._mount}{'' if cgroup == '/' else cgroup}{'/' if name else ''}{name}"
 
     def exists(self, cgroup: str) -> bool:
@@ -77,6 +75,14 @@ class Cgroups:
     def cpus(self, cgroup: str, name: str = "cpuset.cpus") -> CpuSet:
         """One of a cgroup's CPU lists."""
         return parse_list(self.read(cgroup, name))
+
+    def effective(self, cgroup: str) -> CpuSet:
+        """The CPUs that a cgroup's tasks may have now; none where the controller is off."""
+        return self.cpus(cgroup, self.effective_file)
+
+    def room(self, cgroup: str) -> CpuSet:
+        """The same, also where the controller is off: then it is what the nearest ancestor has."""
+        return self.effective(cgroup) or (self.room(parent_of(cgroup)) if cgroup != "/" else NONE)
 
     def children(self, cgroup: str) -> List[str]:
         """The cgroups directly below one."""
@@ -92,63 +98,38 @@ class Cgroups:
             yield path, children
             pending.extend(children)
 
-    def processes(self, cgroup: str) -> List[int]:
-        """The processes of a cgroup, without those below it."""
-        return [int(pid) for pid in self.read(cgroup, "cgroup.procs").split()]
+    def tasks(self, cgroup: str) -> List[int]:
+        """What of a cgroup, without those below it, can be moved: processes on v2, threads on v1."""
+        # In a container, one outside of its process id namespace is 0.
+        return [int(task) for task in self.read(cgroup, self.movable).split() if task != "0"]
 
     def threads(self, cgroup: str) -> List[int]:
         """The threads of a cgroup, without those below it."""
-        listed = self.host.read(self.file(cgroup, "cgroup.threads"))
-        if listed is not None:
-            return [int(thread) for thread in listed.split()]
-        # EOPNOTSUPP: a `domain invalid` cgroup does not list its threads.
-        return [int(thread) for pid in self.processes(cgroup) for thread in self.host.list(f"/proc/{pid}/task")]
+        raise NotImplementedError
 
-    def inherit_again(self, parent: str) -> bool:
-        """Make the emptied lists below a cgroup inherited, where its tasks keep the kernel from that.
+    def threads_of(self, task: int) -> List[int]:
+        """The threads that move with a task."""
+        raise NotImplementedError
 
-        The kernel answers ENOSPC to emptying the list of a populated cgroup, so the controller is switched off and on
-        again below the parent, and every other list written back. False where that would disturb partitions, running
-        VMs, or cpusets that systemd does not own, such as those of containers.
-        """
-        if any("populated 1" in self.read(place, "cgroup.events") for place in VM_SLICES):
-            return False
-        lists: List[List[str]] = []
-        enabled: List[str] = []
-        for path, _children in self.walk(parent):
-            if path != parent:
-                if self.read(path, PARTITION) not in ("", "member"):
-                    return False
-                for name in LISTS:
-                    value = "" if (path, name) in self.emptied else self.read(path, name)
-                    lists += [[path, name, value]] if value else []
-            if "cpuset" in self.read(path, "cgroup.subtree_control").split():
-                if path != parent and self.owner(path) is None:
-                    return False
-                enabled.append(path)
-        self.host.save(UNFINISHED, json.dumps([enabled, lists]), 0o600)
-        for path in reversed(enabled):
-            self.host.write(self.file(path, "cgroup.subtree_control"), "-cpuset")
-        self.finish()
-        return True
+    def populated(self, cgroup: str) -> bool:
+        """Whether something runs in a cgroup or below it."""
+        raise NotImplementedError
 
-    def finish(self) -> None:
-        """Write back the lists that `inherit_again` took away, be it in a run that was killed."""
-        text = self.host.read(UNFINISHED)
-        if text is None:
-            return
-        try:
-            enabled, lists = json.loads(text)
-        except ValueError:
-            enabled, lists = [], []
-        for cgroup in enabled:
-            if self.exists(cgroup):
-                self.host.write(self.file(cgroup, "cgroup.subtree_control"), "+cpuset")
-        for cgroup, name, value in lists:
-            if self.exists(cgroup) and name in LISTS:
-                self.host.write(self.file(cgroup, name), value)
-        self.host.remove(UNFINISHED)
+    def put(self, task: int, cgroup: str) -> None:
+        """Move a task. Raises Refused."""
+        self.host.write(self.file(cgroup, self.movable), str(task), keep_open=True)
+
+    def place(self, task: int) -> Optional[str]:
+        """The cgroup of a task; None where it has ended, or is outside of what is mounted here."""
+        for line in (self.host.read(f"/proc/{task}/cgroup") or "").splitlines():
+            _number, controllers, path = line.split(":", 2)
+            if self._controllers in controllers.split(",") and (path + "/").startswith(self._root + "/"):
+                return path[len(self._root) :] or "/"
+        return None
 
     def owner(self, cgroup: str) -> Optional[str]:
         """The systemd unit that must be asked to change this cgroup; None where it is written directly."""
-        return unit_of(cgroup) if self.systemd.running() else None
+        return None
+
+    def finish(self) -> None:
+        """Complete what a killed run left half done."""

@@ -11,6 +11,7 @@ Everything else asks here, so a test can put a temporary tree, a recorder of wri
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -36,6 +37,8 @@ class Host:
     `writes` counts them.
     """
 
+    _kept: Tuple[str, int] = ("", -1)  # the one file that is kept open, with its descriptor
+
     def __init__(self, root: str = "/", run: Run = run_command, wrote: Optional[Callable[[str], None]] = None) -> None:
         self.root = root.rstrip("/")
         self._run = run
@@ -54,40 +57,68 @@ class Host:
 
     def exists(self, path: str) -> bool:
         """Whether a file or directory is there."""
-        return os.path.exists(self.root + path)
+        return os.path.exists(self.path(path))
 
     def list(self, path: str) -> List[str]:
         """The names in a directory, sorted; none where there is no such directory."""
         try:
-            return sorted(os.listdir(self.root + path))
+            return sorted(os.listdir(self.path(path)))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
     def read(self, path: str) -> Optional[str]:
         """A file's text without its last newline; None where there is no such file, or it went meanwhile."""
         try:
-            with open(self.root + path, "rb", buffering=0) as stream:
-                return stream.read().decode(errors="replace").rstrip("\n")
+            descriptor = os.open(self.path(path), os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             # /proc and /sys answer ENOENT, ESRCH, ENODEV, EIO or EOPNOTSUPP for what is not there (any more).
             return None
-
-    def write(self, path: str, value: str) -> None:
-        """Write a kernel file in one write(2), as the kernel wants it. Raises Refused."""
         try:
-            descriptor = os.open(self.root + path, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(descriptor, (value + "\n").encode())
-            finally:
-                os.close(descriptor)
+            return b"".join(iter(lambda: os.read(descriptor, 1 << 16), b"")).decode(errors="replace").rstrip("\n")
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+
+    def write(self, path: str, value: str, keep_open: bool = False) -> None:
+        """Write a kernel file in one write(2), as the kernel wants it. Raises Refused.
+
+        `keep_open` is for a file that takes one value after the other, such as a cgroup's list of tasks. Not for
+        /proc/sys, where all but the first write to an open file are ignored.
+        """
+        text = (value + "\n").encode()
+        try:
+            if keep_open:
+                os.write(self._opened(path), text)
+            else:
+                descriptor = os.open(self.path(path), os.O_WRONLY | os.O_CLOEXEC)
+                try:
+                    os.write(descriptor, text)
+                finally:
+                    os.close(descriptor)
         except OSError as error:
+            if keep_open and error.errno == errno.ENODEV:  # it went, and may have come again
+                self._let_go()
             raise Refused.of(error, path, value) from error
         self.note_write(f"{path} = {value}")
+
+    def _opened(self, path: str) -> int:
+        if self._kept[0] != path:
+            self._let_go()
+            self._kept = (path, os.open(self.path(path), os.O_WRONLY | os.O_CLOEXEC))
+        return self._kept[1]
+
+    def _let_go(self) -> None:
+        if self._kept[0]:
+            os.close(self._kept[1])
+            self._kept = ("", -1)
+
+    __del__ = _let_go
 
     def refuses(self, path: str, text: str) -> int:
         """The errno with which the kernel answers a text that cannot change anything; 0 where it takes it."""
         try:
-            descriptor = os.open(self.root + path, os.O_WRONLY | os.O_CLOEXEC)
+            descriptor = os.open(self.path(path), os.O_WRONLY | os.O_CLOEXEC)
             try:
                 os.write(descriptor, text.encode())
             finally:
@@ -99,7 +130,7 @@ class Host:
     def writable(self, path: str) -> bool:
         """Whether a file's mode lets its owner write."""
         try:
-            return bool(os.stat(self.root + path).st_mode & stat.S_IWUSR)
+            return bool(os.stat(self.path(path)).st_mode & stat.S_IWUSR)
         except OSError:
             return False
 
@@ -113,7 +144,7 @@ class Host:
 
     def _directory(self, call: Callable[[str], None], path: str, verb: str) -> None:
         try:
-            call(self.root + path)
+            call(self.path(path))
         except OSError as error:
             raise Refused.of(error, path, verb) from error
         self.note_write(f"{verb} {path}")
@@ -121,14 +152,14 @@ class Host:
     def directories(self, path: str) -> Optional[List[str]]:
         """The names of the directories in a directory, sorted; None where it is gone."""
         try:
-            with os.scandir(self.root + path) as entries:
+            with os.scandir(self.path(path)) as entries:
                 return sorted(entry.name for entry in entries if entry.is_dir())
         except OSError:
             return None
 
     def save(self, path: str, text: str, mode: int = 0o644) -> None:
         """Put a file of our own in place, whole or not at all, and durable. Raises Refused."""
-        target = self.root + path
+        target = self.path(path)
         beside = target + ".new"
         try:
             os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -145,7 +176,7 @@ class Host:
     def remove(self, path: str) -> None:
         """Remove a file of our own, if it is there."""
         try:
-            os.unlink(self.root + path)
+            os.unlink(self.path(path))
         except FileNotFoundError:
             return
         self.note_write(f"removed {path}")
@@ -153,7 +184,7 @@ class Host:
     def remove_empty(self, path: str) -> None:
         """Remove a directory if it is there and empty."""
         try:
-            os.rmdir(self.root + path)
+            os.rmdir(self.path(path))
         except OSError:
             return
         self.note_write(f"removed {path}")

@@ -28,6 +28,7 @@ class Irqs(Kind):
 
     family = "irq"
     restless = True
+    may_refuse = True
 
     def __init__(self, host: Host) -> None:
         self._host = host

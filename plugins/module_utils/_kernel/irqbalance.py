@@ -36,6 +36,7 @@ class Irqbalance(Kind):
 
     family = "irq"
     restless = True
+    may_refuse = True
 
     def __init__(self, host: Host) -> None:
         self._host = host

@@ -89,6 +89,11 @@ class Systemd:
         """The list of that drop-in; None where there is none."""
         return self._listed(f"{RUNTIME}/{unit}.d/{LAST_WORD}-{prop}.conf", prop)
 
+    def active(self, unit: str) -> bool:
+        """Whether systemd runs a unit: somebody else may have made a cgroup of such a name."""
+        state = self._host.ask("systemctl", "show", "--value", "-p", "ActiveState", "--", unit)
+        return (state or "").strip() != "inactive"
+
     def start(self, unit: str) -> None:
         """Start a unit (a slice: create its cgroup)."""
         self._host.change("systemctl", "start", "--", unit)

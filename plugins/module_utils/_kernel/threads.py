@@ -11,7 +11,8 @@ Source: proc(5) for /proc/PID/stat; include/linux/sched.h for the flags.
 
 from __future__ import annotations
 
-from typing import List, Optional, Tuple
+import re
+from typing import List, NamedTuple, Optional, Tuple
 
 from .._cpus import format_list, parse_list
 from .host import Host
@@ -22,30 +23,68 @@ PF_KTHREAD = 0x00200000
 PF_NO_SETAFFINITY = 0x04000000
 
 
-def _stat(host: Host, thread: int) -> Optional[List[str]]:
-    """The fields of /proc/THREAD/stat from the third on: the second, the name, may hold anything."""
-    text = host.read(f"/proc/{thread}/stat")
-    return text[text.rindex(")") + 2 :].split() if text else None
+SCHED_DEADLINE = 6
 
 
-def start_time(host: Host, thread: int) -> Optional[int]:
-    """When a thread began, in clock ticks since boot: with its id, the one name that is never used again."""
-    fields = _stat(host, thread)
-    return int(fields[19]) if fields else None
+class Task(NamedTuple):
+    """What tells one task from another. Ids of its parent, process group and session are those of processes."""
+
+    id: int
+    start: int  # when it began, in clock ticks since boot: with its id, the one name that is never used again
+    flags: int
+    parent: int
+    group: int
+    session: int
+    policy: int
+    has_ended: bool  # and is there until it is waited for: as a process, other threads of it may live
+
+    @property
+    def name(self) -> str:
+        """`ID:START`."""
+        return f"{self.id}:{self.start}"
+
+    @property
+    def is_kernel_thread(self) -> bool:
+        """Whether it is the kernel's own."""
+        return bool(self.flags & PF_KTHREAD)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the kernel fixes its affinity, and with it its cgroup."""
+        return bool(self.flags & PF_NO_SETAFFINITY)
 
 
-def is_kernel_thread(host: Host, thread: int) -> bool:
-    """Whether a thread is the kernel's own."""
-    fields = _stat(host, thread)
-    return bool(fields and int(fields[6]) & PF_KTHREAD)
-
-
-def identify(host: Host, thread: int) -> Optional[Tuple[str, bool]]:
-    """A thread's `TID:START`, and whether its affinity can be set at all; None where it has ended."""
-    fields = _stat(host, thread)
-    if not fields:
+def look(host: Host, task: int) -> Optional[Task]:
+    """A thread, or the process of that id; None where it has ended."""
+    text = host.read(f"/proc/{task}/stat")
+    if not text:
         return None
-    return f"{thread}:{fields[19]}", not int(fields[6]) & PF_NO_SETAFFINITY
+    # From the third field on: the second, the name, may hold anything.
+    fields = text[text.rindex(")") + 2 :].split()
+    parent, group, session = int(fields[1]), int(fields[2]), int(fields[3])
+    return Task(task, int(fields[19]), int(fields[6]), parent, group, session, int(fields[38]), fields[0] in "ZX")
+
+
+def start_time(host: Host, task: int) -> Optional[int]:
+    """When a task began, in clock ticks since boot; None where it has ended."""
+    found = look(host, task)
+    return found.start if found else None
+
+
+def leader(host: Host, thread: int) -> int:
+    """The process of a thread; 0 where it has ended."""
+    match = re.search(r"^Tgid:\s*(\d+)", host.read(f"/proc/{thread}/status") or "", re.MULTILINE)
+    return int(match.group(1)) if match else 0
+
+
+def keeps_its_place(host: Host, task: int) -> Optional[str]:
+    """Why a task whose move was refused cannot be moved; None where it could be."""
+    found = look(host, task)
+    if found is None:
+        return "it has ended"
+    if found.is_kernel_thread:
+        return "the kernel keeps this thread of its own where it is"
+    return "a task of SCHED_DEADLINE keeps its CPUs" if found.policy == SCHED_DEADLINE else None
 
 
 class Affinity(Kind):

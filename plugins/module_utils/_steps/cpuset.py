@@ -8,12 +8,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, List, Mapping
 
-from .._cpus import CpuSet, format_list, parse_list
+from .._cpus import CpuSet, format_list
 from .._errors import IsolationError
-from .._kernel.cgroup import parent_of
+from .._kernel.cgroup import FLAGS, parent_of
+from .._kernel.memory import parse_nodes
 from .._state import State
+from .._tasks import move_all
 
 ARGUMENTS: Dict[str, Any] = {
     "path": {"type": "str", "required": True},
@@ -22,39 +24,82 @@ ARGUMENTS: Dict[str, Any] = {
     "mems": {"type": "raw"},
     "operation": {"type": "str", "choices": ["set", "add", "mask"], "default": "set"},
     "partition": {"type": "str", "choices": ["member", "root", "isolated"]},
+    **{flag: {"type": "bool"} for flag in FLAGS},
 }
 
 
 def plan(arguments: Mapping[str, Any], state: State) -> None:
-    """The cgroup with its lists and partition type, or that it is gone."""
+    """The cgroup with its lists and partition type or flags, or that it is gone."""
     path = "/" + arguments["path"].strip("/")
-    if not state.resources.kinds["cgroup.exists"].valid_name(path) or path == "/":
-        raise IsolationError(f"path: {arguments['path']!r} is not the path of a cgroup below the root")
-    if state.resources.cgroups.version() != 2:
-        raise IsolationError(f"path: {path}: the host's cpuset controller is not on cgroup v2, which this needs so far")
+    if not state.resources.kinds["cgroup.exists"].valid_name(path):
+        raise IsolationError(f"path: {arguments['path']!r} is not the path of a cgroup")
+    flags = {flag: arguments[flag] for flag in FLAGS if arguments[flag] is not None}
+    _check_version(path, arguments["partition"], flags, state)
     if arguments["state"] == "absent":
         _remove(path, arguments, state)
         return
-    _creatable(path, state)
-    state.need(path)
+    lists = [option for option in ("cpus", "mems") if arguments[option] is not None]
+    if path != "/":
+        _creatable(path, state)
+        state.need(path)
+    elif lists or not flags:
+        raise IsolationError("path: the root cgroup has all CPUs and nodes for good; name a cgroup below it")
     operation = arguments["operation"]
-    if arguments["cpus"] is not None:
+    if "cpus" in lists:
         given = _given(arguments["cpus"], state)
         state.narrow(
             path, _combined(operation, state.cpus(f"cgroup.cpus:{path}") or state.inherited(path), given, "cpus")
         )
-    if arguments["mems"] is not None:
+    if "mems" in lists:
         there = state.resources.memory.nodes()
-        nodes = _nodes(arguments["mems"], there)
+        nodes = parse_nodes(arguments["mems"], there, "mems")
         state.place_memory(path, _combined(operation, state.cpus(f"cgroup.mems:{path}") or there, nodes, "mems"))
+    for option in lists:
+        _nests(path, option, state)
     if arguments["partition"] is not None:
         state.assign(f"cgroup.partition:{path}", arguments["partition"])
+    for flag, value in flags.items():
+        state.assign(f"cgroup.{flag}:{path}", "1" if value else "0")
+
+
+def _check_version(path: str, partition: Any, flags: Mapping[str, bool], state: State) -> None:
+    version = state.resources.cgroups.version
+    if version == 0:
+        raise IsolationError("path: this kernel has no cgroup with a cpuset controller; enable CONFIG_CPUSETS")
+    if version == 1 and partition is not None:
+        raise IsolationError(
+            f"partition: {path} is on cgroup v1, which has no partitions; use cpu_exclusive and sched_load_balance"
+        )
+    if version == 2 and flags:
+        raise IsolationError(
+            f"{', '.join(flags)}: {path} is on cgroup v2, which has no such flag; leave it out"
+            " (instead of cpu_exclusive and sched_load_balance there is partition; memory always migrates)"
+        )
+
+
+def _nests(path: str, option: str, state: State) -> None:
+    """On v1 a cpuset's list is part of its parent's and holds those of its children: say it before the kernel does."""
+    cgroups = state.resources.cgroups
+    if cgroups.inherits:
+        return
+    kind = f"cgroup.{option}"
+    own, parent = state.cpus(f"{kind}:{path}"), parent_of(path)
+    beyond = own - state.cpus(f"{kind}:{parent}")
+    if beyond:
+        raise IsolationError(
+            f"{option}: {path} cannot have {format_list(beyond)}, which its parent {parent} has not"
+            f" ({format_list(state.cpus(f'{kind}:{parent}')) or 'none'})"
+        )
+    for child in cgroups.children(path) if cgroups.exists(path) else []:
+        lost = state.cpus(f"{kind}:{child}") - own
+        if lost:
+            raise IsolationError(f"{option}: {path} cannot lose {format_list(lost)}, which {child} below it has")
 
 
 def _creatable(path: str, state: State) -> None:
     cgroups = state.resources.cgroups
     top = "/" + path.split("/")[1]
-    if not cgroups.systemd.running() or (cgroups.owner(top) and cgroups.exists(path)):
+    if cgroups.version == 1 or not cgroups.systemd.running() or (cgroups.owner(top) and cgroups.exists(path)):
         return
     if cgroups.owner(top) is None:
         raise IsolationError(
@@ -69,18 +114,6 @@ def _given(value: Any, state: State) -> CpuSet:
     return frozenset() if value in ("", []) else state.evaluate(value, "cpus")
 
 
-def _nodes(value: Any, there: CpuSet) -> CpuSet:
-    items = value if isinstance(value, list) else [value]
-    try:
-        nodes = parse_list(",".join(str(item) for item in items).replace("N", ""))
-    except ValueError as error:
-        raise IsolationError(f"mems: {value!r}: {error}") from None
-    if nodes - there:
-        missing = format_list(nodes - there)
-        raise IsolationError(f"mems: there is no NUMA node {missing}; there are {format_list(there)}")
-    return nodes
-
-
 def _combined(operation: str, now: CpuSet, given: CpuSet, option: str) -> CpuSet:
     if operation == "set":
         return given
@@ -91,19 +124,26 @@ def _combined(operation: str, now: CpuSet, given: CpuSet, option: str) -> CpuSet
 
 
 def _remove(path: str, arguments: Mapping[str, Any], state: State) -> None:
-    for option in ("cpus", "mems", "partition"):
+    for option in ("cpus", "mems", "partition", *FLAGS):
         if arguments[option] is not None:
             raise IsolationError(f"{option}: a cpuset that is to be absent cannot have {option}")
+    if path == "/":
+        raise IsolationError("path: the root cgroup cannot be removed; name a cgroup below it")
     cgroups = state.resources.cgroups
-    if not cgroups.exists(path):
-        return
+    there = list(state.tree(path)) if state.get(f"cgroup.exists:{path}") == "present" else []
+    settings = {"cpus": "", "mems": "", **({"partition": "member"} if cgroups.inherits else dict.fromkeys(FLAGS, ""))}
     parent = parent_of(path)
-    for below, _children in cgroups.walk(path):
-        if cgroups.owner(below) and (cgroups.processes(below) or not below.endswith(".slice")):
+    for below in there:
+        unit = cgroups.owner(below)
+        if unit and (cgroups.tasks(below) or not below.endswith(".slice")) and cgroups.systemd.active(unit):
             raise IsolationError(f"path: {below} is a running systemd unit; stop it first (systemctl stop)")
-        for pid in cgroups.processes(below):
-            state.move(pid, parent)
-        if not cgroups.owner(below):  # what a unit is configured to have, systemd gives it when it starts
-            for setting, nothing in (("cpus", ""), ("mems", ""), ("partition", "member")):
+        move_all(state, below, parent, kernel_threads=True)
+        if not unit:  # what a unit is configured to have, systemd gives it when it starts
+            for setting, nothing in settings.items():
                 state.assign(f"cgroup.{setting}:{below}", nothing)
         state.assign(f"cgroup.exists:{below}", "absent")
+
+
+def destinations(arguments: Mapping[str, Any]) -> List[str]:
+    """Where tasks were moved to."""
+    return [parent_of("/" + arguments["path"].strip("/"))] if arguments["state"] == "absent" else []

@@ -4,37 +4,44 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""move_tasks: move the processes of one cgroup, with all their threads, to another."""
+"""move_tasks: move the tasks of one cgroup to another: processes with all their threads on v2, threads on v1."""
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, List, Mapping
 
 from .._errors import IsolationError
-from .._kernel.threads import is_kernel_thread
+from .._resources import PLACE
 from .._state import State
+from .._tasks import move_all
 
 ARGUMENTS: Dict[str, Any] = {
     "source": {"type": "str", "required": True},
     "target": {"type": "str", "required": True},
+    "kernel_threads": {"type": "bool", "default": False},
 }
 
 
 def plan(arguments: Mapping[str, Any], state: State) -> None:
-    """Every process that is in the source now; the transaction plans again until none is left."""
-    cgroups = state.resources.cgroups
-    paths = {}
-    for option in ("source", "target"):
-        paths[option] = "/" + arguments[option].strip("/")
-        if state.get(f"cgroup.exists:{paths[option]}") != "present":
-            raise IsolationError(f"{option}: there is no cgroup {paths[option]}")
-    if paths["source"] == paths["target"]:
-        raise IsolationError(f"target: {paths['target']} is the source, too")
-    kernel_threads = 0
-    for pid in cgroups.processes(paths["source"]):
-        if is_kernel_thread(cgroups.host, pid):
-            kernel_threads += 1
-            continue
-        state.move(pid, paths["target"])
-    if kernel_threads:
-        state.skip(f"task.cgroup:{paths['source']}", f"{kernel_threads} kernel threads stay in the root cgroup")
+    """Every task that is in the source now."""
+    paths = {option: "/" + arguments[option].strip("/") for option in ("source", "target")}
+    for option, path in paths.items():
+        if not state.resources.kinds["cgroup.exists"].valid_name(path):
+            raise IsolationError(f"{option}: {arguments[option]!r} is not the path of a cgroup")
+        if state.get(f"cgroup.exists:{path}") != "present":
+            raise IsolationError(f"{option}: there is no cgroup {path}")
+    source, target = paths["source"], paths["target"]
+    if source == target:
+        raise IsolationError(f"target: {target} is the source, too")
+    if not state.resources.cgroups.inherits:
+        for kind in ("cpus", "mems"):
+            if not state.get(f"cgroup.{kind}:{target}"):
+                raise IsolationError(f"target: {target} has no {kind} and takes no task; give it some with cpuset")
+    staying = move_all(state, source, target, arguments["kernel_threads"])
+    if staying:
+        state.skip(f"{PLACE}:{source}", staying)
+
+
+def destinations(arguments: Mapping[str, Any]) -> List[str]:
+    """Where tasks were moved to."""
+    return ["/" + arguments["target"].strip("/")]

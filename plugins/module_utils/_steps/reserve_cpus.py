@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Tuple
 
 from .._cpus import NONE, CpuSet, format_list, parse_list
 from .._errors import IsolationError
 from .._kernel.cgroup import parent_of
+from .._kernel.memory import parse_nodes
 from .._state import State
+from .._tasks import move_all
 
 ARGUMENTS: Dict[str, Any] = {
     "cpus": {"type": "raw", "required": True},
@@ -23,6 +25,9 @@ ARGUMENTS: Dict[str, Any] = {
     "strategy": {"type": "str", "choices": ["auto", "partition", "slices", "tasks"], "default": "auto"},
     "partition_type": {"type": "str", "choices": ["auto", "isolated", "root"], "default": "auto"},
     "cgroup": {"type": "str", "default": "/machine.slice"},
+    "host_cgroup": {"type": "str", "default": "/host.slice"},
+    "host_mems": {"type": "raw"},
+    "memory_migrate": {"type": "bool", "default": False},
 }
 
 # Since 6.1 a partition can be isolated, and says so when the kernel takes it away.
@@ -33,11 +38,15 @@ def choose(asked: str, version: int, release: str) -> Tuple[str, str]:
     """The strategy, and why: `version` is that of the cpuset controller's cgroup, `release` the kernel's."""
     if version == 0:
         raise IsolationError("this kernel has no cgroup with a cpuset controller; enable CONFIG_CPUSETS")
-    if version == 1 or asked == "tasks":
+    if version == 1:
+        if asked in ("auto", "tasks"):
+            return "tasks", "the cpuset controller is on cgroup v1"
         raise IsolationError(
-            f"strategy {asked}: this host's cpuset controller is on cgroup v{version}, and strategy tasks (cgroup v1)"
-            " is not there yet; boot the host with cgroup v2 and use strategy auto, partition or slices"
+            f"strategy {asked}: this host's cpuset controller is on cgroup v1; use strategy auto or tasks, or boot the"
+            " host with systemd.unified_cgroup_hierarchy=1"
         )
+    if asked == "tasks":
+        raise IsolationError("strategy tasks: this host has cgroup v2; use strategy auto, partition or slices")
     if asked != "auto":
         return asked, "as asked"
     match = re.match(r"(\d+)\.(\d+)", release)
@@ -54,8 +63,11 @@ def plan(arguments: Mapping[str, Any], state: State) -> None:
     cgroup = "/" + arguments["cgroup"].strip("/")
     if not state.resources.kinds["cgroup.exists"].valid_name(cgroup):
         raise IsolationError(f"cgroup: {arguments['cgroup']!r} is not the path of a cgroup")
-    strategy, reason = choose(arguments["strategy"], state.resources.cgroups.version(), os.uname().release)
+    strategy, reason = choose(arguments["strategy"], state.resources.cgroups.version, os.uname().release)
     state.notes.update(strategy=strategy, strategy_reason=reason)
+    for option in ("memory_migrate", "host_mems"):
+        if arguments[option] and strategy != "tasks":
+            raise IsolationError(f"{option}: strategy {strategy} has none; this is for strategy tasks, on cgroup v1")
 
     state.reserved[cgroup] = state.reserved.get(cgroup, NONE) | cpus | emulator
     everything: CpuSet = frozenset().union(*state.reserved.values())
@@ -64,7 +76,9 @@ def plan(arguments: Mapping[str, Any], state: State) -> None:
     if not host & state.resources.topology.online():
         raise IsolationError(f"cpus: {format_list(everything)} are all CPUs of this host; leave it at least one")
     state.notes.update(vm_cpus=format_list(everything), host_cpus=format_list(host))
-    if strategy == "partition":
+    if strategy == "tasks":
+        _tasks(state, arguments, cgroup, everything, host)
+    elif strategy == "partition":
         _partition(state, cgroup, _type(arguments["partition_type"], emulator), host)
     else:
         _slices(state, everything, host)
@@ -85,7 +99,7 @@ def _partition(state: State, cgroup: str, kind: str, host: CpuSet) -> None:
     state.narrow(cgroup, state.reserved[cgroup])
     state.assign(f"cgroup.partition:{cgroup}", state.partition_types[cgroup])
     parent = parent_of(cgroup)
-    for sibling in state.resources.cgroups.children(parent):
+    for sibling in state.children(parent):
         # A sibling that lists one of the CPUs itself would make the partition invalid.
         address = f"cgroup.cpus:{sibling}"
         listed = state.cpus(address)
@@ -95,8 +109,55 @@ def _partition(state: State, cgroup: str, kind: str, host: CpuSet) -> None:
 
 
 def _slices(state: State, everything: CpuSet, host: CpuSet) -> None:
-    for child in state.resources.cgroups.children("/"):
+    for child in state.children("/"):
         if child not in state.reserved:
             listed = state.cpus(f"cgroup.cpus:{child}")
             state.narrow(child, ((listed - everything) & host if listed else host) or host)
     state.keep_off(everything)
+
+
+def _tasks(state: State, arguments: Mapping[str, Any], cgroup: str, everything: CpuSet, host: CpuSet) -> None:
+    """A cpuset for the host's tasks. Kernel threads stay in the root, where they are bound to the host's CPUs."""
+    path = "/" + arguments["host_cgroup"].strip("/")
+    if path == "/" or not state.resources.kinds["cgroup.exists"].valid_name(path):
+        raise IsolationError(f"host_cgroup: {arguments['host_cgroup']!r} is not the path of a cgroup below the root")
+    for vms in state.reserved:
+        if f"{path}/".startswith(f"{vms}/") or f"{vms}/".startswith(f"{path}/"):
+            raise IsolationError(f"host_cgroup: {path} and the virtual machines' {vms} must not be in one another")
+    host &= state.resources.topology.online()  # v1 takes no others
+    state.narrow(path, host)
+    state.place_memory(path, _nodes(arguments["host_mems"], host, state))
+    if arguments["memory_migrate"]:
+        state.assign(f"cgroup.memory_migrate:{path}", "1")
+    for top in state.children("/"):
+        if (cgroup + "/").startswith(f"{top}/") or any((other + "/").startswith(f"{top}/") for other in state.reserved):
+            continue
+        for other in state.tree(top):
+            listed = state.cpus(f"cgroup.cpus:{other}")
+            if other != path and listed & everything and not _is_said(state, other):
+                state.narrow(other, (listed - everything) or host)
+    move_all(state, "/", path, kernel_threads=False)
+    state.keep_off(everything)
+
+
+def _is_said(state: State, cgroup: str) -> bool:
+    """Whether a cpuset step makes a cgroup, itself or what is below it: then that says what it has."""
+    exists = f"cgroup.exists:{cgroup}"
+    if state.journal.baseline.get(exists, state.actual(exists)) != "absent":
+        return False
+    steps = (step.arguments for claim in state.claims.values() for step in claim.steps if step.name == "cpuset")
+    return any(f"/{given['path'].strip('/')}/".startswith(f"{cgroup}/") for given in steps)
+
+
+def _nodes(given: Any, host: CpuSet, state: State) -> CpuSet:
+    """The NUMA nodes of the host's memory: as given, or those of its CPUs."""
+    there = state.resources.memory.nodes()
+    if given not in (None, "", []):
+        return parse_nodes(given, there, "host_mems")
+    own = frozenset(node for node, cpus in state.resources.topology.nodes().items() if cpus & host)
+    return (own & there) or there
+
+
+def destinations(arguments: Mapping[str, Any]) -> List[str]:
+    """Where strategy tasks moved tasks to."""
+    return ["/" + arguments["host_cgroup"].strip("/")]

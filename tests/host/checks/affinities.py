@@ -22,6 +22,7 @@ from .ground import (
     read,
     revert,
     service,
+    sh,
     snapshot,
     unchanged,
     write,
@@ -115,3 +116,25 @@ def check_kernel_thread_that_strays() -> None:
     assert set(os.sched_getaffinity(thread)) <= HOST
     revert()
     at_end(lambda: os.sched_setaffinity(thread, HOST))
+
+
+def check_kernel_thread_that_is_born_meanwhile() -> None:
+    """The kernel gives a new thread of its own all CPUs, whatever kthreadd has: drift, which the next run mends."""
+    for strategy in ("partition", "slices"):
+        isolate(strategy=strategy)
+        assert affinity(2) == "0-3"
+        sh("modprobe scsi_debug")
+        # udev may be reading the disk that comes with it.
+        at_end(lambda: sh("modprobe --remove --wait 20000 scsi_debug"))
+        deadline = time.monotonic() + 20
+        while not (born := kernel_threads("scsi_eh_6")):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert born == {"scsi_eh_6": "0-7"}
+        drift = engine().inspect()[1].changes
+        assert [(change.before, change.after) for change in drift] == [("0-7", "0-3")], drift
+        isolate(strategy=strategy)
+        assert kernel_threads("scsi_eh_6") == {"scsi_eh_6": "0-3"}
+        revert()
+        assert kernel_threads("scsi_eh_6") == {"scsi_eh_6": "0-7"}
+        sh("modprobe --remove --wait 20000 scsi_debug")

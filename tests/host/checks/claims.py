@@ -22,7 +22,8 @@ def _alone(strategy: str) -> dict:
     return states
 
 
-def _two(strategy: str) -> None:
+def crosswise(strategy: str) -> None:
+    """Two claims reverted in either order: in between exactly the other one's isolation, at the end the baseline."""
     before = snapshot()
     alone = _alone(strategy)
     unchanged(before)
@@ -45,12 +46,12 @@ def snapshot_now(key: str, value: str) -> bool:
 
 def check_two_under_partition() -> None:
     """Two claims reverted in either order: in between exactly the other one's isolation, at the end the baseline."""
-    _two("partition")
+    crosswise("partition")
 
 
 def check_two_under_slices() -> None:
     """The same under slices."""
-    _two("slices")
+    crosswise("slices")
 
 
 def check_random_walk() -> None:

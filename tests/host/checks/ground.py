@@ -38,6 +38,7 @@ TRANSIENT = (
 # The kernel binds these threads itself (workers and rescuers of workqueues, sugov, per-CPU threads): a cpuset may reset
 # them, the kernel sets them again as it needs them, and nobody else can.
 PF_NO_SETAFFINITY = 0x04000000
+PF_KTHREAD = 0x00200000
 
 _started: list[subprocess.Popen] = []
 _undo: list[Callable[[], None]] = []
@@ -77,7 +78,7 @@ def snapshot() -> dict[str, str]:
     state: dict[str, str] = {}
     for directory, _names, files in os.walk(CGROUP):
         for name in files:
-            if name.startswith("cpuset.") or name == "cgroup.subtree_control":
+            if (name.startswith("cpuset.") and "pressure" not in name) or name == "cgroup.subtree_control":
                 state[f"cgroup {directory}/{name}"] = read(f"{directory}/{name}")
     for path in [*glob.glob("/proc/irq/*/smp_affinity_list"), "/proc/irq/default_smp_affinity"]:
         state[f"irq {path}"] = read(path)
@@ -88,7 +89,9 @@ def snapshot() -> dict[str, str]:
             for name in files:
                 if "AllowedCPUs" in name or "AllowedMemory" in name or "vfio" in name or root.startswith("/etc"):
                     state[f"file {directory}/{name}"] = read(f"{directory}/{name}")
-    units = sorted({"machine.slice", *(name for name in os.listdir(CGROUP) if os.path.isdir(f"{CGROUP}/{name}"))})
+    units = sorted(
+        {"machine.slice", *(name for name in os.listdir(CGROUP) if "." in name and os.path.isdir(f"{CGROUP}/{name}"))}
+    )
     properties = "Id,AllowedCPUs,AllowedMemoryNodes,DropInPaths,NeedDaemonReload"
     shown = sh(f"systemctl show --all -p {properties} -- {' '.join(units)}")
     for block in shown.split("\n\n"):
@@ -100,8 +103,12 @@ def snapshot() -> dict[str, str]:
         if allowed and ")" in stat:
             name = re.search(r"^Name:\s*(.*)$", status, re.M).group(1)
             fields = stat[stat.rindex(")") + 2 :].split()
+            thread = f"{directory.split('/')[-1]}:{fields[19]} {name}"
             if not int(fields[6]) & PF_NO_SETAFFINITY:
-                state[f"thread {directory.split('/')[-1]}:{fields[19]} {name}"] = allowed.group(1)
+                state[f"thread {thread}"] = allowed.group(1)
+            place = re.search(r"^\d+:cpuset:(.*)$", read(f"{directory}/cgroup"), re.M)
+            if place:  # on cgroup v1
+                state[f"thread-place {thread}"] = place.group(1)
     return state
 
 
@@ -128,6 +135,14 @@ def step(name: str, **given: Any) -> Step:
     spec = STEPS[name].ARGUMENTS
     assert not set(given) - set(spec), given
     return Step(name, {option: given.get(option, spec[option].get("default")) for option in spec})
+
+
+def user_threads() -> Iterable[tuple[int, str]]:
+    """Every thread that is not the kernel's, with its name."""
+    for directory in glob.glob("/proc/[0-9]*/task/[0-9]*"):
+        stat = read(f"{directory}/stat")
+        if ")" in stat and not int(stat[stat.rindex(")") + 2 :].split()[6]) & PF_KTHREAD:
+            yield int(directory.split("/")[-1]), read(f"{directory}/comm")
 
 
 def job(vm: str = "4-7", **reserve: Any) -> list[Step]:
@@ -217,6 +232,20 @@ def managed(path: str) -> bool:
     except OSError:
         return True
     return False
+
+
+def take_offline(cpu: int) -> None:
+    """Take a CPU offline; it is online again, with the interrupts where they were, when the check ends."""
+    # The driver of the network card spreads its interrupts anew when a CPU goes or comes.
+    masks = {path: read(path) for path in glob.glob("/proc/irq/*/smp_affinity_list") if not managed(path)}
+    at_end(lambda: [write(path, mask) for path, mask in masks.items()])
+    at_end(lambda: put_online(cpu))
+    write(f"/sys/devices/system/cpu/cpu{cpu}/online", "0")
+
+
+def put_online(cpu: int) -> None:
+    """Put a CPU online."""
+    write(f"/sys/devices/system/cpu/cpu{cpu}/online", "1")
 
 
 def process(cpu_list: str = "", *, argv: Iterable[str] = ("sleep", "1000")) -> int:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import subprocess
@@ -23,13 +22,13 @@ from .ground import (
     engine,
     isolate,
     job,
-    managed,
     read,
     refused,
     revert,
     sh,
     snapshot,
     step,
+    take_offline,
     unchanged,
     write,
 )
@@ -53,11 +52,7 @@ def check_bad_cpus() -> None:
 
 def check_offline_cpu() -> None:
     """A CPU that is offline."""
-    # The driver of the network card spreads its interrupts anew when a CPU goes or comes.
-    masks = {path: read(path) for path in glob.glob("/proc/irq/*/smp_affinity_list") if not managed(path)}
-    at_end(lambda: [write(path, mask) for path, mask in masks.items()])
-    at_end(lambda: write("/sys/devices/system/cpu/cpu7/online", "1"))
-    write("/sys/devices/system/cpu/cpu7/online", "0")
+    take_offline(7)
     _says(isolate, "CPU 7 is not online", "online are 0-6")
 
 

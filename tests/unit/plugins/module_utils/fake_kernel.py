@@ -463,6 +463,8 @@ class FakeKernel(Host):
 
     def _systemctl(self, argv: Sequence[str]) -> Tuple[int, str, str]:
         words = [word for word in argv[1:] if word != "--"]
+        if words[:4] == ["show", "--value", "-p", "ActiveState"]:
+            return 0, "active\n" if place_of(words[4]) in self.cgroups else "inactive\n", ""
         if words[0] == "show":
             stale = [self.known_files.get(unit) not in (None, self._files_of(unit)) for unit in words[3:]]
             return 0, "\n\n".join("yes" if old else "no" for old in stale) + "\n", ""
@@ -532,7 +534,10 @@ class FakeKernel(Host):
             return None
         if name == "cgroup":
             return f"0::{task.cgroup}"
-        fields = ["S", "1", "1", "1", "0", "-1", str(task.flags)] + ["0"] * 12 + [str(task.start)] + ["0"] * 5
+        if name == "status":
+            return f"Name: x\nTgid:\t{thread}\nPid:\t{thread}"
+        fields = ["S", "1", str(thread), str(thread), "0", "-1", str(task.flags)] + ["0"] * 12
+        fields += [str(task.start)] + ["0"] * 30
         return f"{thread} (a ) b) {' '.join(fields)}" if name == "stat" else None
 
     def _policy_file(self, policy: int, name: str) -> Optional[str]:
@@ -630,7 +635,7 @@ class FakeKernel(Host):
         self._remove_cgroup(path[len(CGROUP) :])
         self.note_write(f"rmdir {path}")
 
-    def write(self, path: str, value: str) -> None:
+    def write(self, path: str, value: str, keep_open: bool = False) -> None:
         self._refuse(f"{path} = {value}", path, value)
         try:
             self._write(path, value)

@@ -19,6 +19,7 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_job
 )
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_kernel import (
     CGROUP,
+    FIXED,
     KERNEL_THREAD,
     Baseline,
     FakeKernel,
@@ -228,3 +229,36 @@ def test_reverting_a_claim_that_is_not_there_says_which_there_are() -> None:
         engine(kernel).apply("vm", whole_job("4-7", "slices"))
         outcome = engine(kernel).revert(["typo"])
         assert not outcome.changed and outcome.warnings == ["there is no claim typo on this host; there are: vm"]
+
+
+def test_a_controller_that_somebody_else_enabled_stays_enabled() -> None:
+    with booted() as kernel:
+        kernel.write(f"{CGROUP}/cgroup.subtree_control", "+cpuset")
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", [step("cpuset", path="/system.slice", cpus="0-3")])
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
+def test_kernel_threads_are_kept_off_cpus_and_given_back() -> None:
+    with booted() as kernel:
+        before = kernel.snapshot()
+        for claim in ("vm", None):
+            keep = step("kthread_affinity", cpus="4-7")
+            outcome = engine(kernel).apply(claim, [keep]) if claim else engine(kernel).once(keep)
+            movable = [t for t in kernel.threads.values() if t.cgroup == "/" and not t.flags & FIXED]
+            assert movable and all(thread.cpus <= numbers("0-3") for thread in movable)
+            assert {change.address.partition(":")[0] for change in outcome.changes} == {"task.affinity"}
+            if claim:
+                assert not engine(kernel).apply(claim, [keep]).changed
+                engine(kernel).revert()
+            else:
+                engine(kernel).restore_prior(outcome.prior)
+            assert kernel.snapshot() == before
+
+
+def test_under_a_partition_there_is_nothing_left_to_keep_off() -> None:
+    with booted() as kernel:
+        engine(kernel).apply("vm", [step("reserve_cpus", cpus="4-7", strategy="partition")])
+        outcome = engine(kernel).apply("threads", [step("kthread_affinity", cpus="4-7")])
+        assert not outcome.changes

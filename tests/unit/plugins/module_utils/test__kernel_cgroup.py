@@ -12,7 +12,8 @@ from typing import Dict
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._kernel.cgroup import Cgroups
-from ansible_collections.vfio.isolation.plugins.module_utils._kernel.cpuset import CpusetList
+from ansible_collections.vfio.isolation.plugins.module_utils._kernel.cpuset_v2 import CpusetList
+from ansible_collections.vfio.isolation.plugins.module_utils._kernel.hierarchy import find
 from ansible_collections.vfio.isolation.plugins.module_utils._kernel.systemd import Systemd, unit_of
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_host import FakeHost
 
@@ -25,7 +26,7 @@ HYBRID = (
 
 def cgroups(tmp_path: Path, files: Dict[str, str]) -> Cgroups:
     host = FakeHost(str(tmp_path), files)
-    return Cgroups(host, Systemd(host))
+    return find(host, Systemd(host))
 
 
 @pytest.mark.parametrize(
@@ -35,12 +36,40 @@ def test_the_version_is_that_of_the_hierarchy_with_the_cpuset_controller(
     tmp_path: Path, mounts: str, controllers: str, version: int
 ) -> None:
     files = {"/proc/self/mountinfo": mounts, "/sys/fs/cgroup/cgroup.controllers": controllers}
-    assert cgroups(tmp_path, files).version() == version
+    assert cgroups(tmp_path, files).version == version
 
 
-def test_without_cgroup_v2_the_sentence_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(IsolationError, match=r"boot it with systemd\.unified_cgroup_hierarchy=1"):
-        cgroups(tmp_path, {"/proc/self/mountinfo": HYBRID}).file("/a")
+@pytest.mark.parametrize(
+    ("mounts", "file"),
+    [
+        (HYBRID, "/sys/fs/cgroup/cpuset/a/cpuset.cpus"),
+        ("31 22 0:26 / /dev/cpuset rw - cgroup none rw,cpuset,noprefix\n", "/dev/cpuset/a/cpus"),
+        (
+            "30 22 0:26 /box /box rw - cgroup cgroup rw,cpuset\n31 22 0:26 / /mnt/all rw - cgroup cgroup rw,cpuset\n",
+            "/mnt/all/a/cpuset.cpus",
+        ),
+        ("31 22 0:26 / /mnt/all\\040of\\040it rw - cgroup cgroup rw,cpu,cpuset\n", "/mnt/all of it/a/cpuset.cpus"),
+    ],
+)
+def test_a_v1_hierarchy_is_used_where_it_is_mounted(tmp_path: Path, mounts: str, file: str) -> None:
+    found = cgroups(tmp_path, {"/proc/self/mountinfo": mounts})
+    assert found.version == 1 and found.file("/a", "cpuset.cpus") == file
+
+
+def test_the_place_of_a_task_is_told_as_seen_from_what_is_mounted(tmp_path: Path) -> None:
+    files = {
+        "/proc/self/mountinfo": "31 22 0:26 /docker/box /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset\n",
+        "/proc/7/cgroup": "4:memory:/x\n3:cpu,cpuset:/docker/box/a:b\n0::/y\n",
+        "/proc/8/cgroup": "3:cpu,cpuset:/docker/box\n",
+        "/proc/9/cgroup": "3:cpu,cpuset:/docker/boxes\n",
+    }
+    found = cgroups(tmp_path, files)
+    assert [found.place(task) for task in (7, 8, 9, 10)] == ["/a:b", "/", None, None]
+
+
+def test_without_a_cpuset_controller_the_sentence_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(IsolationError, match="enable CONFIG_CPUSETS"):
+        cgroups(tmp_path, {"/proc/self/mountinfo": ""}).file("/a")
 
 
 def test_walking_meets_parents_first(tmp_path: Path) -> None:

@@ -72,6 +72,6 @@ def test_without_irqbalance_there_is_nothing_to_ban(tmp_path: Path) -> None:
 
 
 def test_one_that_does_not_answer_says_nothing_of_its_ban(tmp_path: Path) -> None:
-    stat = "5 (irqbalance) " + " ".join(["S"] + ["0"] * 18 + ["777"])
+    stat = "5 (irqbalance) " + " ".join(["S"] + ["0"] * 18 + ["777"] + ["0"] * 30)
     host = FakeHost(str(tmp_path), {"/proc/5/stat": stat, "/run/irqbalance/irqbalance5.sock": ""})
     assert Irqbalance(host).read("5:777") == "?"

@@ -11,8 +11,7 @@ from pathlib import Path
 from ansible_collections.vfio.isolation.plugins.module_utils._kernel.threads import (
     PF_NO_SETAFFINITY,
     Affinity,
-    identify,
-    is_kernel_thread,
+    look,
     start_time,
 )
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_host import FakeHost
@@ -20,7 +19,7 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_hos
 
 def stat(name: str, flags: int, start: int) -> str:
     """A /proc/PID/stat as the kernel writes it."""
-    fields = ["S", "1", "0", "0", "0", "0", str(flags), *["0"] * 12, str(start), *["0"] * 20]
+    fields = ["S", "1", "0", "0", "0", "0", str(flags), *["0"] * 12, str(start), *["0"] * 30]
     return f"12 ({name}) {' '.join(fields)}"
 
 
@@ -34,11 +33,13 @@ def test_a_thread_with_the_number_of_another_is_not_that_one(tmp_path: Path) -> 
 
 def test_a_name_may_hold_anything(tmp_path: Path) -> None:
     host = FakeHost(str(tmp_path), {"/proc/12/stat": stat("a) S (b", 0x00200000, 5)})
-    assert start_time(host, 12) == 5 and is_kernel_thread(host, 12)
-    assert identify(host, 12) == ("12:5", True)
+    task = look(host, 12)
+    assert task and task.name == "12:5" and task.is_kernel_thread and not task.is_bound
+    assert start_time(host, 12) == 5
 
 
 def test_a_thread_that_the_kernel_binds_is_known(tmp_path: Path) -> None:
     host = FakeHost(str(tmp_path), {"/proc/12/stat": stat("kworker/0:1", PF_NO_SETAFFINITY, 5)})
-    assert identify(host, 12) == ("12:5", False)
-    assert identify(host, 13) is None
+    task = look(host, 12)
+    assert task and task.is_bound and not task.is_kernel_thread
+    assert look(host, 13) is None

@@ -104,8 +104,9 @@ def test_a_cpuset_is_removed_and_comes_back() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"path": "/", "cpus": "1"}, "not the path of a cgroup below the root"),
-        ({"path": "/../x", "cpus": "1"}, "not the path of a cgroup below the root"),
+        ({"path": "/", "cpus": "1"}, "name a cgroup below it"),
+        ({"path": "/../x", "cpus": "1"}, "not the path of a cgroup"),
+        ({"path": "/held.slice", "memory_migrate": True}, "memory_migrate: /held.slice is on cgroup v2"),
         ({"path": "/loose", "cpus": "1"}, "call it /loose.slice"),
         ({"path": "/gone.service", "cpus": "1"}, "only a .slice can be created"),
         ({"path": "/held.slice", "mems": "N9"}, "there is no NUMA node 9"),
@@ -141,7 +142,7 @@ def test_the_strategy_is_the_best_that_the_host_has(asked: str, version: int, re
     assert choose(asked, version, release)[0] == strategy
 
 
-@pytest.mark.parametrize(("asked", "version"), [("auto", 0), ("auto", 1), ("tasks", 2), ("partition", 1)])
+@pytest.mark.parametrize(("asked", "version"), [("auto", 0), ("tasks", 2), ("partition", 1), ("slices", 1)])
 def test_a_strategy_that_is_not_there_is_refused(asked: str, version: int) -> None:
     with pytest.raises(IsolationError, match="cgroup"):
         choose(asked, version, "6.1.0")

@@ -1,0 +1,109 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""cgroup v2: a controller that is switched on level by level, and lists that are inherited.
+
+Source: Documentation/admin-guide/cgroup-v2.rst, section Cpuset.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import List, Optional, Set, Tuple
+
+from .cgroup import Cgroups
+from .host import Host
+from .systemd import Systemd, unit_of
+
+PARTITION = "cpuset.cpus.partition"
+LISTS = ("cpuset.cpus", "cpuset.mems")
+# Where libvirt and Proxmox run virtual machines.
+VM_SLICES = ("/machine.slice", "/qemu.slice")
+UNFINISHED = "/run/vfio-isolation/lists-to-write-back"
+
+
+class CgroupsV2(Cgroups):
+    """The unified hierarchy."""
+
+    version = 2
+
+    def __init__(self, host: Host, systemd: Systemd, mount: str, root: str = "/", controllers: str = "") -> None:
+        super().__init__(host, systemd, mount, root, controllers)
+        # Lists, as cgroup and file, that were to be emptied and that the kernel may still hold.
+        self.emptied: Set[Tuple[str, str]] = set()
+
+    def threads(self, cgroup: str) -> List[int]:
+        """The threads of a cgroup, without those below it."""
+        listed = self.host.read(self.file(cgroup, "cgroup.threads"))
+        if listed is not None:
+            return [int(thread) for thread in listed.split()]
+        # EOPNOTSUPP: a `domain invalid` cgroup does not list its threads.
+        return [thread for process in self.tasks(cgroup) for thread in self.threads_of(process)]
+
+    def threads_of(self, task: int) -> List[int]:
+        """All threads of a process."""
+        return [int(thread) for thread in self.host.list(f"/proc/{task}/task")]
+
+    def place(self, task: int) -> Optional[str]:
+        """The cgroup of a process; None where it has ended.
+
+        Where its first thread has ended, that one stays where it was: the others tell.
+        """
+        others = [thread for thread in self.threads_of(task) if thread != task]
+        return super().place(others[0] if others else task)
+
+    def populated(self, cgroup: str) -> bool:
+        """Whether something runs in a cgroup or below it."""
+        return "populated 1" in self.read(cgroup, "cgroup.events")
+
+    def owner(self, cgroup: str) -> Optional[str]:
+        """The systemd unit that must be asked to change this cgroup; None where it is written directly."""
+        return unit_of(cgroup) if self.systemd.running() else None
+
+    def inherit_again(self, parent: str) -> bool:
+        """Make the emptied lists below a cgroup inherited, where its tasks keep the kernel from that.
+
+        The kernel answers ENOSPC to emptying the list of a populated cgroup, so the controller is switched off and on
+        again below the parent, and every other list written back. False where that would disturb partitions, running
+        VMs, or cpusets that systemd does not own, such as those of containers.
+        """
+        if any(self.populated(place) for place in VM_SLICES):
+            return False
+        lists: List[List[str]] = []
+        enabled: List[str] = []
+        for path, _children in self.walk(parent):
+            if path != parent:
+                if self.read(path, PARTITION) not in ("", "member"):
+                    return False
+                for name in LISTS:
+                    value = "" if (path, name) in self.emptied else self.read(path, name)
+                    lists += [[path, name, value]] if value else []
+            if "cpuset" in self.read(path, "cgroup.subtree_control").split():
+                if path != parent and self.owner(path) is None:
+                    return False
+                enabled.append(path)
+        self.host.save(UNFINISHED, json.dumps([enabled, lists]), 0o600)
+        for path in reversed(enabled):
+            self.host.write(self.file(path, "cgroup.subtree_control"), "-cpuset")
+        self.finish()
+        return True
+
+    def finish(self) -> None:
+        """Write back the lists that `inherit_again` took away, be it in a run that was killed."""
+        text = self.host.read(UNFINISHED)
+        if text is None:
+            return
+        try:
+            enabled, lists = json.loads(text)
+        except ValueError:
+            enabled, lists = [], []
+        for cgroup in enabled:
+            if self.exists(cgroup):
+                self.host.write(self.file(cgroup, "cgroup.subtree_control"), "+cpuset")
+        for cgroup, name, value in lists:
+            if self.exists(cgroup) and name in LISTS:
+                self.host.write(self.file(cgroup, name), value)
+        self.host.remove(UNFINISHED)
