@@ -36,6 +36,7 @@ STEPS: Dict[str, ModuleType] = {
 }
 
 COLLECTION = "vfio.isolation."
+TYPES = {"str": str, "bool": bool, "int": int, "list": list, "dict": dict}
 Item = Tuple[str, str, Dict[str, Any]]
 
 
@@ -52,14 +53,36 @@ def complete(name: str, given: Mapping[str, Any]) -> Dict[str, Any]:
     """A step's arguments with the defaults of those that are missing. Raises IsolationError."""
     if name not in STEPS:
         raise IsolationError(f"there is no step {name!r}; there are {', '.join(STEPS)}")
-    spec = STEPS[name].ARGUMENTS
+    return fill(name, STEPS[name].ARGUMENTS, given)
+
+
+def fill(what: str, spec: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> Dict[str, Any]:
+    """Options with the defaults of those that are missing, where no Ansible checks them. Raises IsolationError."""
     unknown = set(given) - set(spec)
     if unknown:
-        raise IsolationError(f"{name} has no option {', '.join(sorted(unknown))}")
+        raise IsolationError(f"{what} has no option {', '.join(sorted(unknown))}; it has {', '.join(spec)}")
     missing = [option for option in spec if spec[option].get("required") and given.get(option) is None]
     if missing:
-        raise IsolationError(f"{name} needs {', '.join(missing)}")
+        raise IsolationError(f"{what} needs {', '.join(missing)}")
+    for option, value in given.items():
+        kind = spec[option]["type"]
+        if value is not None and kind in TYPES and type(value) is not TYPES[kind]:
+            raise IsolationError(f"{what}: {option} is {value!r}; expected {kind}")
+        choices = spec[option].get("choices")
+        if choices and value is not None and value not in choices:
+            raise IsolationError(f"{what}: {option} is {value!r}; expected one of {', '.join(choices)}")
     return {option: given.get(option, spec[option].get("default")) for option in spec}
+
+
+def read_steps(items: Sequence[Any]) -> List[Step]:
+    """The steps of a list, each completed. Raises IsolationError."""
+    steps = []
+    for where, name, given in read_items(items):
+        try:
+            steps.append(Step(name, complete(name, given)))
+        except IsolationError as error:
+            raise IsolationError(f"{where}: {error}") from None
+    return steps
 
 
 def destinations(steps: Iterable[Step]) -> Set[str]:

@@ -11,6 +11,7 @@ Source: libvirt, Domain XML format, sections CPU allocation and CPU tuning.
 
 from __future__ import annotations
 
+import re
 from typing import Dict, List, NamedTuple, Tuple
 from xml.parsers import expat
 
@@ -26,11 +27,12 @@ PIN_EMULATOR = "<cputune><emulatorpin cpuset='7'/></cputune>"
 
 
 class Domain(NamedTuple):
-    """A domain's name, and the CPUs of its threads; none where they are not pinned."""
+    """A domain's name, the CPUs of its threads (none where they are not pinned), and its cgroup above the scope."""
 
     name: str
     vcpus: CpuSet
     emulator: CpuSet  # with the I/O threads
+    cgroup: str = "/machine.slice"
 
 
 def parse(text: bytes) -> Domain:
@@ -61,6 +63,7 @@ class _Reader:
         self._pins: Dict[str, CpuSet] = {}
         self._emulator = NONE
         self._iothreads = NONE
+        self._partition: List[str] = []
 
     def doctype(self, *_declaration: object) -> None:
         raise IsolationError("the domain's XML has a document type, which libvirt never writes; it is not read")
@@ -88,6 +91,8 @@ class _Reader:
             self._name.append(text)
         elif self._path[-2:] == ["domain", "vcpu"] and len(self._path) <= 3:
             self._number.append(text)
+        elif self._path[-3:] == ["domain", "resource", "partition"] and len(self._path) <= 4:
+            self._partition.append(text)
 
     def domain(self) -> Domain:
         number = "".join(self._number).strip()
@@ -97,7 +102,18 @@ class _Reader:
             "".join(self._name),
             vcpus if all_pinned and vcpus else vcpus | self._everywhere,
             (self._emulator or self._everywhere) | self._iothreads,
+            _slice("".join(self._partition).strip() or "/machine"),
         )
+
+
+def _slice(partition: str) -> str:
+    """The cgroup of a resource partition: `/a/b` is a.slice/a-b.slice, see systemd.slice(5) and libvirt, cgroups."""
+    names = [
+        re.sub(r"[^A-Za-z0-9:_.]|^\.", lambda match: f"\\x{ord(match[0]):02x}", name)
+        for name in partition.split("/")
+        if name
+    ]
+    return "".join(f"/{'-'.join(names[: depth + 1])}.slice" for depth in range(len(names)))
 
 
 def _cpus(attributes: Dict[str, str], where: str) -> CpuSet:

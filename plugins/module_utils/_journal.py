@@ -15,7 +15,6 @@ import contextlib
 import fcntl
 import json
 import os
-import stat
 import time
 from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
 
@@ -36,10 +35,14 @@ class Step(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What one owner wants: its steps, and the addresses that they have set so far."""
+    """What one owner wants: its steps, and the addresses that they have set so far.
+
+    `maker` is empty, or names the program whose claim it is: nobody else changes it, though anybody may revert it.
+    """
 
     steps: Tuple[Step, ...]
     holds: Tuple[str, ...]
+    maker: str = ""
 
 
 class Journal(NamedTuple):
@@ -85,17 +88,14 @@ class Store:
 
         Raises IsolationError where it cannot be trusted.
         """
-        path = self._host.path(FILE)
         try:
-            with open(path, "rb") as stream:
-                status = os.fstat(stream.fileno())
-                text = stream.read()
-        except FileNotFoundError:
-            return Journal({}, {})
+            text = self._host.read_own(FILE)
         except PermissionError:
             raise IsolationError("isolation needs root on the host; run this with become: true") from None
-        if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise self._foreign("others than root may write it")
+        except IsolationError as error:
+            raise self._foreign("others than root may write it") from error
+        if text is None:
+            return Journal({}, {})
         try:
             content = json.loads(text)
             if content["format"] != FORMAT:
@@ -117,7 +117,7 @@ class Store:
                 steps = tuple(Step(step, self._complete(step, arguments)) for step, arguments in given)
             except IsolationError as error:
                 raise IsolationError(f"claim {name!r}: {error}") from error
-            claims[name] = Claim(steps, tuple(str(address) for address in claim["holds"]))
+            claims[name] = Claim(steps, tuple(str(address) for address in claim["holds"]), str(claim.get("maker", "")))
         baseline = dict(content["baseline"])
         for address, value in baseline.items():
             self._check(address, value)
@@ -146,7 +146,7 @@ class Store:
             "kept_off": journal.kept_off,
             "refused": journal.refused,
             "claims": {
-                name: {"steps": [step._asdict() for step in claim.steps], "holds": claim.holds}
+                name: {"steps": [step._asdict() for step in claim.steps], "holds": claim.holds, "maker": claim.maker}
                 for name, claim in journal.claims.items()
             },
             "baseline": journal.baseline,

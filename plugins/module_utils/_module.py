@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -17,6 +17,7 @@ from ._catalog import STEPS, read_items
 from ._errors import IsolationError
 from ._journal import Step
 from ._kernel.host import Host
+from ._persistent_claim import CLAIMS
 from ._transaction import LOCK_TIMEOUT, Engine, Outcome
 
 COMMON: Dict[str, Any] = {"lock_timeout": {"type": "float", "default": LOCK_TIMEOUT}}
@@ -83,6 +84,34 @@ def told(module: AnsibleModule, outcome: Outcome) -> Dict[str, Any]:
             "after": "".join(f"{change['address']} {change['after']}\n" for change in changes),
         }
     return result
+
+
+def stop_persisting(module: AnsibleModule, engine: Engine, claims: Optional[Sequence[str]]) -> Sequence[Any]:
+    """Have claims (all, where None) not come back at boot. Returns the files that this removes."""
+    if not engine.host.exists(CLAIMS):
+        return ()
+    from ._install import Installation  # only where there is something to remove
+
+    return Installation(engine.host, module.check_mode).stop_persisting(claims)
+
+
+def with_files(module: AnsibleModule, result: Dict[str, Any], changes: Sequence[Any]) -> Dict[str, Any]:
+    """A module's result with files of ours that it has changed: `_install.Difference`s."""
+    result = {**result, "changed": result["changed"] or bool(changes), "files": [change.path for change in changes]}
+    if module._diff and changes:
+        told = [result["diff"]] if result["changes"] else []
+        for change in changes:
+            before, after = (_shown(change.path, file) for file in (change.before, change.after))
+            told.append({"before_header": change.path, "after_header": change.path, "before": before, "after": after})
+        result["diff"] = told
+    return result
+
+
+def _shown(path: str, file: Any) -> str:
+    """A file for people: of the engine's own files only how long they are."""
+    if file is None:
+        return ""
+    return f"{len(file.text.splitlines())} lines\n" if path.endswith(".py") else file.text.rstrip("\n") + "\n"
 
 
 def _runner(module: AnsibleModule) -> Callable[[Sequence[str]], Tuple[int, str, str]]:

@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any, Dict
+from typing import Any, Dict, Sequence
 
-from ._catalog import complete, read_items
+from ._catalog import read_steps
 from ._errors import IsolationError
-from ._journal import Step
 from ._kernel.host import Host
 from ._transaction import LOCK_TIMEOUT, Engine, Outcome
 
@@ -30,8 +29,7 @@ def answer(request: Dict[str, Any], host: Host) -> Dict[str, Any]:
     check = bool(request.get("check", False))
     verb = request.get("do")
     if verb == "apply":
-        steps = [_step(*item) for item in read_items(request["steps"])]
-        return _told(engine.apply(request["claim"], steps, check))
+        return _told(engine.apply(request["claim"], read_steps(request["steps"]), check))
     if verb == "revert":
         return _told(engine.revert(request.get("claims"), check))
     if verb == "audit":
@@ -40,18 +38,11 @@ def answer(request: Dict[str, Any], host: Host) -> Dict[str, Any]:
     raise IsolationError(f"do: {verb!r} is none of apply, revert, audit")
 
 
-def _step(where: str, name: str, given: Dict[str, Any]) -> Step:
-    try:
-        return Step(name, complete(name, given))
-    except IsolationError as error:
-        raise IsolationError(f"{where}: {error}") from None
-
-
 def _told(outcome: Outcome) -> Dict[str, Any]:
     return {**outcome._asdict(), "changes": [change._asdict() for change in outcome.changes], "prior": outcome.prior}
 
 
-def main() -> int:
+def main(_arguments: Sequence[str] = ()) -> int:
     """Read, carry out, answer."""
     try:
         json.dump(answer(json.load(sys.stdin), Host()), sys.stdout)

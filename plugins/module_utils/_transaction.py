@@ -45,29 +45,40 @@ class Engine:
     """The engine on one host."""
 
     def __init__(self, host: Host, lock_timeout: float = LOCK_TIMEOUT) -> None:
-        self._host = host
+        self.host = host
         self._lock_timeout = lock_timeout
         self.resources = Resources(host)
         self.store = Store(host, self.resources.check, complete)
 
-    def apply(self, claim: str, steps: Sequence[Step], check: bool = False) -> Outcome:
+    def apply(self, claim: str, steps: Sequence[Step], check: bool = False, maker: str = "") -> Outcome:
         """Make a claim, or bring the host back to it; with `check`, only tell what that would change.
 
         Raises IsolationError, with the host as it was before.
         """
         with self.store.locked(self._lock_timeout):
             journal = self._load(check)
-            return self._apply(journal, claim, tuple(steps), tuple(steps), check)
+            return self._apply(journal, claim, tuple(steps), tuple(steps), check, maker)
 
     def _apply(
-        self, journal: Journal, claim: str, steps: Tuple[Step, ...], acting: Tuple[Step, ...], check: bool
+        self,
+        journal: Journal,
+        claim: str,
+        steps: Tuple[Step, ...],
+        acting: Tuple[Step, ...],
+        check: bool,
+        maker: str = "",
     ) -> Outcome:
         """Make the claim these steps; those of `acting` that are actions run where anything is to be done."""
         if not claim.isprintable() or not claim.strip() or len(claim) > 255:
             raise IsolationError(f"claim: {claim[:40]!r} is no name; expected 1 to 255 printable characters")
         old = journal.claims.get(claim)
+        if old and old.maker != maker:
+            whose = f"it is {old.maker}'s" if old.maker else f"{maker} did not make it"
+            raise IsolationError(
+                f"claim: there is a claim {claim!r} already, and {whose}; take another name, or restore it first"
+            )
         claims = dict(journal.claims)
-        claims[claim] = Claim(steps, old.holds if old else ())
+        claims[claim] = Claim(steps, old.holds if old else (), maker)
         changed_claim = old is None or old.steps != steps
         # A claim that only grows gives nothing back.
         leaving = [old] if old and old.steps != steps[: len(old.steps)] else []
@@ -113,16 +124,22 @@ class Engine:
                 raise _rolled_back(error, undo.give_back(back), undo.skipped) from error
             return self._outcome(plan, (step,), actions, writer)
 
-    def revert(self, names: Optional[Iterable[str]] = None, check: bool = False) -> Outcome:
-        """Give back what claims hold (all claims where None), but for what the others still want."""
+    def revert(
+        self, names: Optional[Iterable[str]] = None, check: bool = False, maker: Optional[str] = None
+    ) -> Outcome:
+        """Give back what claims hold (all claims where None), but for what the others still want.
+
+        With `maker`, only claims of that program.
+        """
         with self.store.locked(self._lock_timeout):
             journal = self._load(check)
-            leaving = [n for n in (journal.claims if names is None else names) if n in journal.claims]
-            unknown = [name for name in names or () if name not in journal.claims]
+            there = [name for name in journal.claims if maker in (None, journal.claims[name].maker)]
+            leaving = [name for name in (there if names is None else names) if name in there]
+            unknown = [name for name in names or () if name not in there]
             warnings = self._warnings()
             if unknown:
-                there = ", ".join(sorted(journal.claims)) or "none"
-                warnings.append(f"there is no claim {', '.join(unknown)} on this host; there are: {there}")
+                known = ", ".join(sorted(there)) or "none"
+                warnings.append(f"there is no claim {', '.join(unknown)} on this host; there are: {known}")
             if not leaving:
                 return Outcome(False, [], {}, {}, {"claims": []}, warnings)
             claims = {name: claim for name, claim in journal.claims.items() if name not in leaving}
@@ -256,7 +273,7 @@ class Engine:
             actions,
             plan.state.notes,
             self._warnings() + plan.state.warnings,
-            self._host.writes,
+            self.host.writes,
         )
 
 

@@ -18,6 +18,7 @@ description:
     killed half-way.
   - Or writes back the values that a module returned as C(prior).
   - What is gone meanwhile, such as a process that has ended, needs nothing back and is left alone.
+  - A claim that comes back at boot, see O(vfio.isolation.transaction#module:persist), does not any more.
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
 extends_documentation_fragment:
@@ -79,6 +80,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 ---
+files:
+  description: The files of claims that came back at boot, and of the host runner, that were removed, by path.
+  returned: success, where O(prior) is not given
+  type: list
+  elements: str
+  sample: ["/etc/vfio-isolation/claims/host.json"]
 claims:
   description: The claims that were given back, or in check mode would be.
   returned: success, where O(prior) is not given
@@ -153,7 +160,12 @@ left_alone:
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.vfio.isolation.plugins.module_utils._module import run, told
+from ansible_collections.vfio.isolation.plugins.module_utils._module import (
+    run,
+    stop_persisting,
+    told,
+    with_files,
+)
 from ansible_collections.vfio.isolation.plugins.module_utils._transaction import Engine
 
 ARGUMENTS = {
@@ -166,7 +178,8 @@ def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
     """Revert claims, or write values back."""
     claims, prior = module.params["claims"], module.params["prior"]
     if prior is None:
-        return told(module, engine.revert(claims, module.check_mode))
+        result = told(module, engine.revert(claims, module.check_mode))
+        return with_files(module, result, stop_persisting(module, engine, claims))
     return told(module, engine.restore_prior(prior, module.check_mode))
 
 

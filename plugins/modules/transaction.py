@@ -49,7 +49,21 @@ options:
     type: list
     elements: raw
     required: true
+  persist:
+    description:
+      - Whether the claim comes back at boot. The unit C(vfio-isolation@CLAIM.service), its name as of
+        systemd-escape(1), then makes it from C(/etc/vfio-isolation/claims), with the host runner in
+        C(/usr/local/lib/vfio-isolation) and without Ansible. Stopping the unit gives the claim back until the next
+        boot.
+      - With V(false), it does not come back any more. M(vfio.isolation.restore) sees to that, too.
+    type: bool
+    default: false
+  python:
+    description: The Python of the host that the host runner is started with, 3.8 or newer.
+    type: path
+    default: /usr/bin/python3
 seealso:
+  - module: vfio.isolation.libvirt_hook
   - module: vfio.isolation.restore
   - module: vfio.isolation.isolation_facts
 """
@@ -97,6 +111,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 ---
+files:
+  description: The files of the host runner, its unit and the saved claim that were written or removed, by path.
+  returned: success
+  type: list
+  elements: str
+  sample: ["/etc/vfio-isolation/claims/host.json"]
 claim:
   description: The name of the claim.
   returned: success
@@ -179,20 +199,43 @@ left_alone:
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.vfio.isolation.plugins.module_utils._module import read_steps, run, told
+from ansible_collections.vfio.isolation.plugins.module_utils._module import (
+    read_steps,
+    run,
+    stop_persisting,
+    told,
+    with_files,
+)
 from ansible_collections.vfio.isolation.plugins.module_utils._transaction import Engine
 
 ARGUMENTS = {
     "claim": {"type": "str", "required": True},
     "steps": {"type": "list", "elements": "raw", "required": True},
+    "persist": {"type": "bool", "default": False},
+    "python": {"type": "path", "default": "/usr/bin/python3"},
 }
 
 
 def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
     """Apply the claim."""
-    claim = module.params["claim"]
-    outcome = engine.apply(claim, read_steps(module.params["steps"]), module.check_mode)
-    return {**told(module, outcome), "claim": claim, "actions": outcome.actions}
+    claim, python = module.params["claim"], module.params["python"]
+    steps = read_steps(module.params["steps"])
+    if not module.params["persist"]:
+        outcome = engine.apply(claim, steps, module.check_mode)
+        files = stop_persisting(module, engine, [claim])
+    else:
+        # Here, not above: few runs need it, and to compile it takes its time.
+        from ansible_collections.vfio.isolation.plugins.module_utils._install import (
+            Installation,
+            check_python,
+            unit_files,
+        )
+
+        check_python(engine.host, python)
+        outcome = engine.apply(claim, steps, module.check_mode)
+        items = [{step.name: step.arguments} for step in steps]
+        files = Installation(engine.host, module.check_mode).persist(claim, unit_files(claim, items, python))
+    return {**with_files(module, told(module, outcome), files), "claim": claim, "actions": outcome.actions}
 
 
 def main() -> None:

@@ -92,3 +92,9 @@ def host() -> VirtualHost:
 def v1_host() -> VirtualHost:
     """The virtual host on cgroup v1, with the same."""
     return _prepared("VFIO_V1_INVENTORY")
+
+
+@pytest.fixture(scope="session")
+def libvirt_host() -> VirtualHost:
+    """The virtual host with libvirt, with the same."""
+    return _prepared("VFIO_LIBVIRT_INVENTORY")

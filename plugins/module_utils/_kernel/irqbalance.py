@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import struct
 import time
 from typing import Optional
@@ -76,6 +75,8 @@ class Irqbalance(Kind):
     def _ask(self, name: str, message: str) -> str:
         path = self.where(name)
         credentials = struct.pack("3i", os.getpid(), os.getuid(), os.getgid())
+        import socket  # few hosts have it running, and none at every run
+
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(20)
             try:

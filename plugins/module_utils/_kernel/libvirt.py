@@ -11,21 +11,24 @@ Source: libvirt, qemu driver: persistent domains are in /etc/libvirt/qemu, runni
 
 from __future__ import annotations
 
-from typing import Tuple
+import os
+from typing import Optional, Set, Tuple
 
 from .._cpus import CpuSet
 from .._domain import PIN_EMULATOR, PIN_VCPUS, Domain, parse
 from .._errors import IsolationError
 from .host import Host
 
-DIRECTORIES = ("/etc/libvirt/qemu", "/run/libvirt/qemu")
-LONGEST = 200
+RUNNING = "/run/libvirt/qemu"
+DIRECTORIES = ("/etc/libvirt/qemu", RUNNING)
+# Of a file's name, without its ending.
+LONGEST = 250
 EMULATOR = "emulator"
 
 
 def check_name(name: str) -> str:
     """A domain's name that may be part of a path. Raises ValueError."""
-    if not name or len(name) > LONGEST or "/" in name or name.startswith(".") or not name.isprintable():
+    if name in ("", ".", "..") or len(os.fsencode(name)) > LONGEST or "/" in name or not name.isprintable():
         raise ValueError(f"{name[:40]!r} is not the name of a libvirt domain")
     return name
 
@@ -52,6 +55,15 @@ class Domains:
                 except IsolationError as error:
                     raise ValueError(f"{directory}/{name}.xml: {error}") from None
         raise ValueError(f"there is no libvirt domain {name!r}; there are {', '.join(self.names()) or 'none'}")
+
+    def running(self) -> Set[str]:
+        """The domains that run, by their names."""
+        return {name[: -len(".pid")] for name in self._host.list(RUNNING) if name.endswith(".pid")}
+
+    def process(self, name: str) -> Optional[int]:
+        """The QEMU of a domain that runs; None where it does not."""
+        text = (self._host.read(f"{RUNNING}/{check_name(name)}.pid") or "").strip()
+        return int(text) if text.isdigit() else None
 
     def cpus(self, name: str, part: str) -> CpuSet:
         """The CPUs that a domain's vCPUs, or its emulator and I/O threads, are pinned to. Raises ValueError."""

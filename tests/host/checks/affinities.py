@@ -15,6 +15,7 @@ from .ground import (
     affinity,
     assert_isolated,
     at_end,
+    cpus,
     engine,
     isolate,
     kernel_threads,
@@ -24,6 +25,7 @@ from .ground import (
     service,
     sh,
     snapshot,
+    step,
     unchanged,
     write,
 )
@@ -138,3 +140,20 @@ def check_kernel_thread_that_is_born_meanwhile() -> None:
         revert()
         assert kernel_threads("scsi_eh_6") == {"scsi_eh_6": "0-7"}
         sh("modprobe --remove --wait 20000 scsi_debug")
+
+
+def check_kernel_threads_under_a_partition() -> None:
+    """Under a partition the kernel has moved its threads: kthread_affinity finds nothing to do, and holds on to it."""
+    before = snapshot()
+    isolate()
+    outcome = engine().extend("host", step("kthread_affinity", cpus="4-7"))
+    assert not outcome.changes, outcome.changes
+    revert()
+    movable = ("kthreadd", "kswapd", "kcompactd")
+    threads = kernel_threads(*movable)
+    outcome = engine().extend("vm", step("kthread_affinity", cpus="4-7"))
+    assert outcome.changes
+    assert all(cpus(there) <= HOST for there in kernel_threads(*movable).values()), kernel_threads(*movable)
+    revert()
+    assert kernel_threads(*movable) == threads
+    unchanged(before)

@@ -203,8 +203,13 @@ def killed_after(writes: int, call: Callable[[Callable[[str], None]], Any]) -> b
     return os.WIFSIGNALED(status)
 
 
-def assert_isolated(vm: set[int] = frozenset(VM), strategy: str = "partition", cgroup: str = "machine.slice") -> None:
-    """The kernel's word that nothing of the host may run on these CPUs."""
+def assert_isolated(
+    vm: set[int] = frozenset(VM),
+    strategy: str = "partition",
+    cgroup: str = "machine.slice",
+    emulator: set[int] = frozenset(),
+) -> None:
+    """The kernel's word that nothing of the host may run on these CPUs; interrupts may on those of `emulator`."""
     host = (HOST | VM) - vm
     for path in glob.glob(f"{CGROUP}/**/cpuset.cpus.effective", recursive=True):
         inside = path[len(CGROUP) + 1 :]
@@ -216,6 +221,7 @@ def assert_isolated(vm: set[int] = frozenset(VM), strategy: str = "partition", c
         assert cpus(read(f"{CGROUP}/{cgroup}/cpuset.cpus.effective")) == vm
     for pid in (1, 2):
         assert os.sched_getaffinity(pid) <= host, f"pid {pid}: {os.sched_getaffinity(pid)}"
+    vm = vm - emulator
     for path in glob.glob("/proc/irq/*/smp_affinity_list"):
         if cpus(read(path)) & vm:
             assert managed(path), f"{path}: {read(path)}"

@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
-from ansible_collections.vfio.isolation.plugins.module_utils._errors import Refused
+from ansible_collections.vfio.isolation.plugins.module_utils._errors import IsolationError, Refused
+from ansible_collections.vfio.isolation.plugins.module_utils._kernel.host import run_command
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_host import FakeHost
 
 
@@ -60,3 +62,57 @@ def test_a_failing_command_is_refused_with_what_it_printed(tmp_path: Path) -> No
         host.change("systemctl", "start", "--", "x.slice")
     assert host.writes == 0
     assert host.ask("systemctl", "start") is None
+
+
+def test_a_command_is_run_with_its_streams_apart() -> None:
+    shell = ["sh", "-c", "cat; echo out; echo err >&2; exit 3"]
+    assert run_command(shell) == (3, "out\n", "err\n")
+    assert run_command(["sh", "-c", "kill -9 $$"]) == (-9, "", "")
+    assert run_command(["head", "-c", "300000", "/dev/zero"])[1] == "\0" * 300000
+    with pytest.raises(FileNotFoundError):
+        run_command(["/no/such/command"])
+
+
+def test_a_command_ends_with_the_run_that_waits_for_it(tmp_path: Path) -> None:
+    """A time limit leaves no process behind."""
+
+    def expired(_number: int, _frame: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, expired)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(TimeoutError):
+            run_command(["sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 1000"])
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text().strip()}")
+
+
+@pytest.mark.parametrize(("file", "directory"), [(0o666, 0o755), (0o620, 0o755), (0o644, 0o777), (0o600, 0o770)])
+def test_a_file_that_others_may_write_is_not_read(tmp_path: Path, file: int, directory: int) -> None:
+    host = FakeHost(str(tmp_path), {"/etc/x/y": "text\n"})
+    os.chmod(host.path("/etc/x"), 0o755)
+    os.chmod(host.path("/etc/x/y"), 0o644)
+    assert host.read_own("/etc/x/y") == "text\n"
+    assert host.read_own("/etc/x/z") is None and host.read_own("/etc/x/y/z") is None
+    os.chmod(host.path("/etc/x/y"), file)
+    os.chmod(host.path("/etc/x"), directory)
+    with pytest.raises(IsolationError, match="/etc/x/y: others than root may write it"):
+        host.read_own("/etc/x/y")
+
+
+def test_modes_are_of_files_of_our_own(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {"/x/y": ""})
+    os.chmod(host.path("/x/y"), 0o640)
+    os.symlink("y", host.path("/x/link"))
+    assert [host.mode(path) for path in ("/x/y", "/x/link", "/x", "/x/none", "/x/y/z")] == [0o640, -1, -1, None, None]
+
+
+def test_saving_sets_the_mode_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        FakeHost(str(tmp_path), {}).save("/x", "", 0o755)
+    finally:
+        os.umask(before)
+    assert os.stat(tmp_path / "x").st_mode & 0o777 == 0o755

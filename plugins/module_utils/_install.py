@@ -1,0 +1,294 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""Puts the host runner on a host, the engine's own files as they are, with what starts it: libvirt's hook, a unit.
+
+All of a host's files are told first and then compared with what is there, so check mode and a second run follow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pkgutil
+import re
+import shutil
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional
+
+# Ansible brings only what is imported, so all entries of the runner are, with what they import themselves.
+from . import _libvirt_events, _libvirt_hook, _persistent_claim, _runner
+from ._errors import IsolationError
+from ._kernel.host import Host
+from ._persistent_claim import CLAIMS
+
+RUNNER = "/usr/local/lib/vfio-isolation"
+CONFIGURATION = "/etc/vfio-isolation"
+HOOK = "/etc/libvirt/hooks/qemu.d/vfio-isolation"
+UNIT = "/etc/systemd/system/vfio-isolation@.service"
+WANTS = "/etc/systemd/system/multi-user.target.wants"
+LIBVIRT = ("libvirtd.service", "virtqemud.service")
+ENTRIES = (_libvirt_hook, _libvirt_events, _persistent_claim, _runner)
+# Of no use without Ansible.
+LEFT_OUT = ("_facts", "_install", "_module")
+OLDEST = (3, 8)
+
+MAIN = """\
+# Runs an entry of the engine: python3 -I -S {runner} ENTRY ARGUMENT...
+import gc
+import os
+import sys
+from importlib import import_module
+
+# Virtual machines wait for this: it ends too soon to look for garbage, or to take itself apart at the end.
+gc.disable()
+code = import_module("engine." + sys.argv[1]).main(sys.argv[2:])
+sys.stdout.flush()
+os._exit(code)
+"""
+
+# A shell first: for most events it is all that runs, and libvirtd's AppArmor profile lets the interpreter of a script
+# do less than a program of /usr/bin.
+HOOK_TEXT = """\
+#!/bin/sh
+# Made by the role vfio.isolation.libvirt_hook. What it does is in the journal: journalctl -t vfio-isolation
+case $2-$3 in
+    prepare-begin | release-end) ;;
+    # Only where a domain has had a claim since the host has started.
+    started-begin) [ -e {lock} ] || exit 0 ;;
+    # At start it is too late and at stopped too early; after reconnect and attach a domain runs on; with nothing on
+    # standard output the XML of one that migrates or is restored stays as it is.
+    *) exit 0 ;;
+esac
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+export PATH
+exec {python} -I -S {runner} {entry} "$@"
+"""
+
+UNIT_TEXT = """\
+# Made by vfio.isolation.transaction, for claims that persist.
+[Unit]
+Description=CPU isolation for virtual machines, claim %I
+Documentation=https://github.com/vfio-isolation/vfio.isolation
+Before=libvirtd.service virtqemud.service libvirt-guests.service
+After=irqbalance.service systemd-udev-settle.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+Slice=system.slice
+ExecStart={python} -I -S {runner} {entry} start {claims}/%i.json
+ExecStop={python} -I -S {runner} {entry} stop {claims}/%i.json
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+class File(NamedTuple):
+    """A file of ours: what is in it, and its mode."""
+
+    text: str
+    mode: int = 0o644
+
+
+class Difference(NamedTuple):
+    """A file that is not as it should be; None where there is none, or is to be none."""
+
+    path: str
+    before: Optional[File]
+    after: Optional[File]
+
+
+def runner_files() -> Dict[str, File]:
+    """The host runner: the engine as a package, and what starts its entries."""
+    engine = {f"{RUNNER}/engine/{name}": File(text) for name, text in _sources().items()}
+    return {**engine, f"{RUNNER}/__main__.py": File(MAIN.format(runner=RUNNER))}
+
+
+def hook_files(
+    domains: Mapping[str, Mapping[str, Any]], default: Optional[Mapping[str, Any]], python: str
+) -> Dict[str, File]:
+    """The hook, and what each domain is configured to. Options that are None are not written: they have defaults."""
+    lock = _libvirt_hook.LOCK
+    text = HOOK_TEXT.format(python=python, runner=RUNNER, entry=_name(_libvirt_hook), lock=lock)
+    files = {HOOK: File(text, 0o755)}
+    files.update({_libvirt_hook.domain_file(name): _json(given) for name, given in domains.items()})
+    if default is not None:
+        files[_libvirt_hook.DEFAULT] = _json(default)
+    return files
+
+
+def unit_files(claim: str, steps: Iterable[Any], python: str) -> Dict[str, File]:
+    """The unit, and the claim that it makes."""
+    text = UNIT_TEXT.format(python=python, runner=RUNNER, entry=_name(_persistent_claim), claims=CLAIMS)
+    return {UNIT: File(text), claim_file(claim): _json({"claim": claim, "steps": list(steps)})}
+
+
+def claim_file(claim: str) -> str:
+    """The file of a claim that persists."""
+    return f"{CLAIMS}/{escaped(claim)}.json"
+
+
+def escaped(claim: str) -> str:
+    """A claim's name as the instance of a unit, see systemd-escape(1)."""
+    kept = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:_.")
+    data = os.fsencode(claim)
+    return "".join(
+        "-" if byte == 0x2F else chr(byte) if chr(byte) in kept and (byte != 0x2E or position) else f"\\x{byte:02x}"
+        for position, byte in enumerate(data)
+    )
+
+
+def check_python(host: Host, python: str) -> None:
+    """Raise IsolationError unless a host's Python can run the engine."""
+    told = None
+    if re.match(r"/[A-Za-z0-9_./+-]+\Z", python) and host.exists(python):
+        told = host.ask(python, "-I", "-S", "-c", "import sys; print(*sys.version_info[:2])")
+    if told is None or tuple(map(int, told.split())) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise IsolationError(f"python: {python} is no Python {oldest} or newer on this host; name one by its path")
+
+
+class Installation:
+    """What is on a host of all this. Each change returns what differs; with `check`, nothing is written."""
+
+    def __init__(self, host: Host, check: bool) -> None:
+        self._host = host
+        self._check = check
+
+    def hook(self, wanted: Mapping[str, File]) -> List[Difference]:
+        """Have libvirt's hook with these files. A libvirt that has not seen a hook before is told to look."""
+        found = self._change({**runner_files(), **wanted}, (RUNNER, HOOK, _libvirt_hook.CONFIGURATION))
+        if any(change.path == HOOK and change.before is None for change in found):
+            self._reload_libvirt()
+        return found
+
+    def unhook(self) -> List[Difference]:
+        """Have no hook, and no runner where no claim persists."""
+        found = self._change({}, (HOOK, _libvirt_hook.CONFIGURATION, *([] if self.persistent() else [RUNNER])))
+        if found:
+            self._tidy()
+            self._reload_libvirt()
+        return found
+
+    def persistent(self) -> List[str]:
+        """The claims that come back at boot, as the instances of their units."""
+        return [name[: -len(".json")] for name in self._host.list(CLAIMS) if name.endswith(".json")]
+
+    def persist(self, claim: str, wanted: Mapping[str, File]) -> List[Difference]:
+        """Have a claim come back at boot."""
+        found = self._change({**runner_files(), **wanted}, (RUNNER,))
+        unit = f"vfio-isolation@{escaped(claim)}.service"
+        state = self._host.ask("systemctl", "show", "--value", "-p", "UnitFileState,ActiveState", "--", unit)
+        if set((state or "").split()) != {"active", "enabled"}:
+            found.append(Difference(f"{WANTS}/{unit}", None, File("enabled and started")))
+            if not self._check:
+                self._host.change("systemctl", "daemon-reload")
+                self._host.change("systemctl", "enable", "--now", "--", unit)
+        return found
+
+    def stop_persisting(self, claims: Optional[Iterable[str]]) -> List[Difference]:
+        """Have claims (all, where None) not come back at boot, and no runner where nothing needs it."""
+        instances = set(self.persistent())
+        leaving = instances if claims is None else instances & {escaped(claim) for claim in claims}
+        if not leaving:
+            return []
+        if not self._check:
+            for instance in sorted(leaving):
+                self._host.change("systemctl", "disable", "--now", "--", f"vfio-isolation@{instance}.service")
+        owned = [f"{CLAIMS}/{instance}.json" for instance in sorted(leaving)]
+        if leaving == instances:
+            owned += [UNIT, *([] if self._host.exists(HOOK) else [RUNNER])]
+        found = self._change({}, owned)
+        self._tidy()
+        if UNIT in owned and not self._check:
+            self._host.change("systemctl", "daemon-reload")
+        return found
+
+    def _change(self, wanted: Mapping[str, File], owned: Iterable[str]) -> List[Difference]:
+        """Make the files below the directories (or the files) `owned`, and those wanted, just those wanted."""
+        there = {path for place in owned for path in _below(self._host, place)}
+        found = []
+        for path in sorted({*wanted, *there}):
+            before, after = _present(self._host, path), wanted.get(path)
+            if before != (after and after._replace(text=after.text.rstrip("\n"))):
+                found.append(Difference(path, before, after))
+        if not self._check:
+            previous = os.umask(0o022)  # for the directories
+            try:
+                for change in found:
+                    if change.after is None:
+                        self._host.remove(change.path)
+                    else:
+                        self._host.save(change.path, change.after.text, change.after.mode)
+            finally:
+                os.umask(previous)
+        return found
+
+    def _tidy(self) -> None:
+        """Remove what is left of directories."""
+        if self._check:
+            return
+        if not self._host.exists(f"{RUNNER}/__main__.py"):
+            shutil.rmtree(self._host.path(RUNNER), ignore_errors=True)  # what Python has compiled
+        hooks = HOOK.rpartition("/")[0]
+        libvirt = _libvirt_hook.CONFIGURATION
+        for directory in (f"{libvirt}/domains", libvirt, CLAIMS, CONFIGURATION, hooks):
+            self._host.remove_empty(directory)
+
+    def _reload_libvirt(self) -> None:
+        if self._check:
+            return
+        for unit in LIBVIRT:
+            state = self._host.ask("systemctl", "show", "--value", "-p", "ActiveState", "--", unit)
+            if (state or "").strip() == "active":
+                self._host.change("systemctl", "reload", "--", unit)
+
+
+def _json(content: Mapping[str, Any]) -> File:
+    given = {key: value for key, value in content.items() if value is not None}
+    return File(json.dumps(given, indent=2, sort_keys=True) + "\n")
+
+
+def _name(module: ModuleType) -> str:
+    return module.__name__.rpartition(".")[2]
+
+
+def _present(host: Host, path: str) -> Optional[File]:
+    mode = host.mode(path)
+    return None if mode is None else File(host.read(path) or "", mode)
+
+
+def _below(host: Host, place: str) -> List[str]:
+    """The files below a directory, or the file itself, but for what Python has compiled."""
+    below = host.directories(place)
+    if below is None:
+        return [place] if host.mode(place) is not None else []
+    return [path for name in host.list(place) if name != "__pycache__" for path in _below(host, f"{place}/{name}")]
+
+
+def _sources() -> Dict[str, str]:
+    """The engine's files by their paths below its package, be it in a directory or in Ansible's zip."""
+    found: Dict[str, str] = {}
+    pending = [(__name__.rpartition(".")[0], "")]
+    for package, folder in pending:
+        found[f"{folder}__init__.py"] = ""
+        for module in pkgutil.iter_modules(import_module(package).__path__):
+            name = f"{package}.{module.name}"
+            if module.ispkg:
+                pending.append((name, f"{folder}{module.name}/"))
+            elif module.name not in LEFT_OUT:
+                found[f"{folder}{module.name}.py"] = _source(name)
+    return found
+
+
+def _source(name: str) -> str:
+    spec = find_spec(name)
+    loader: Any = spec.loader if spec else None
+    return str(loader.get_source(name))

@@ -1,0 +1,148 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From a domain's pins and its configuration to the steps of its claim."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+import pytest
+from ansible_collections.vfio.isolation.plugins.module_utils._catalog import fill
+from ansible_collections.vfio.isolation.plugins.module_utils._cpus import NONE, parse_list
+from ansible_collections.vfio.isolation.plugins.module_utils._domain import Domain
+from ansible_collections.vfio.isolation.plugins.module_utils._domain_claim import (
+    claim_of,
+    reserving,
+    without_partition,
+)
+from ansible_collections.vfio.isolation.plugins.module_utils._errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._job import VARIABLES
+from ansible_collections.vfio.isolation.plugins.module_utils._journal import Claim
+from ansible_collections.vfio.isolation.plugins.module_utils._kernel.topology import CPU, SysfsTopology
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_host import FakeHost
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_jobs import step
+
+ISOLATED, OLDER = "6.1.0", "5.10.0"
+
+
+def pinned(vcpus: str, emulator: str = "", cgroup: str = "/machine.slice") -> Domain:
+    """A domain with these pins."""
+    return Domain("win11", parse_list(vcpus), parse_list(emulator), cgroup)
+
+
+def claim(
+    tmp_path: Path,
+    domain: Domain,
+    others: Tuple[str, ...] = (),
+    version: int = 2,
+    release: str = ISOLATED,
+    **variables: Any,
+) -> Tuple[Dict[str, Any], List[str]]:
+    """The arguments of its step reserve_cpus, and the notes."""
+    topology = SysfsTopology(FakeHost(str(tmp_path), {f"{CPU}/online": "0-7"}))
+    complete = fill("test", VARIABLES, {f"isolate_{name}": value for name, value in variables.items()})
+    steps, notes = claim_of(domain, complete, topology, version, release, others)
+    (reserve,) = (item["reserve_cpus"] for item in steps if "reserve_cpus" in item)
+    return reserve, notes
+
+
+def told(reserve: Dict[str, Any]) -> Tuple[str, str, str, str]:
+    """What of a step the domain decides."""
+    return reserve["cpus"], reserve["emulator_cpus"], reserve["strategy"], reserve["cgroup"]
+
+
+def test_the_cpus_are_those_of_the_xml(tmp_path: Path) -> None:
+    assert told(claim(tmp_path, pinned("4-5", "3"))[0]) == ("4-5", "3", "auto", "/machine.slice")
+
+
+def test_cpus_of_both_are_the_vcpus(tmp_path: Path) -> None:
+    assert told(claim(tmp_path, pinned("4-7", "6-7"))[0])[:2] == ("4-7", "")
+
+
+def test_what_is_configured_comes_first(tmp_path: Path) -> None:
+    given = {"vm_cpus": "4-6", "emulator_cpus": "7", "cgroup": "vm.slice", "strategy": "slices"}
+    assert told(claim(tmp_path, pinned("4-5", "7"), **given)[0]) == ("4-6", "7", "slices", "vm.slice")
+
+
+def test_every_step_has_the_vcpus(tmp_path: Path) -> None:
+    topology = SysfsTopology(FakeHost(str(tmp_path), {f"{CPU}/online": "0-7"}))
+    steps, _notes = claim_of(pinned("4-5", "7"), fill("test", VARIABLES, {}), topology, 2, ISOLATED, ())
+    assert [next(iter(item)) for item in steps] == [
+        "drop_caches",
+        "cpu_governor",
+        "reserve_cpus",
+        "compact_memory",
+        "irq_affinity",
+    ]
+    assert steps[1]["cpu_governor"]["cpus"] == steps[4]["irq_affinity"]["cpus"] == "4-5"
+
+
+def test_no_pins_are_an_error_that_shows_what_to_add(tmp_path: Path) -> None:
+    with pytest.raises(
+        IsolationError, match=r"does not say where its vCPUs run; add <cputune><vcpupin .*virsh edit win11"
+    ):
+        claim(tmp_path, pinned(""))
+
+
+OTHERS = ("/machine.slice/libpod-1.scope",)
+
+
+def test_no_partition_around_others(tmp_path: Path) -> None:
+    reserve, notes = claim(tmp_path, pinned("4-5", "3"), OTHERS)
+    assert reserve["strategy"] == "slices" and "libpod-1.scope runs what no CPUs are reserved for" in notes[0]
+
+
+def test_a_partition_around_others_where_it_is_asked_for(tmp_path: Path) -> None:
+    reserve, notes = claim(tmp_path, pinned("4-5", "3"), OTHERS, strategy="partition")
+    assert reserve["strategy"] == "partition" and "libpod-1.scope is confined" in notes[0]
+
+
+def test_others_matter_to_partitions_only(tmp_path: Path) -> None:
+    assert claim(tmp_path, pinned("4-5", "3"), OTHERS, release=OLDER) == claim(
+        tmp_path, pinned("4-5", "3"), release=OLDER
+    )
+    assert told(claim(tmp_path, pinned("4-5", "3"), OTHERS, version=1)[0])[2] == "auto"
+
+
+def test_an_emulator_on_all_of_the_host_s_cpus_shares_them(tmp_path: Path) -> None:
+    reserve, notes = claim(tmp_path, pinned("4-7", "0-3"))
+    assert told(reserve)[:3] == ("4-7", "", "slices") and "pinned to the host's CPUs 0-3" in notes[0]
+    assert told(claim(tmp_path, pinned("4-7", "0-3"), version=1)[0])[:3] == ("4-7", "", "auto")
+    assert told(claim(tmp_path, pinned("4-7", "0-7"), strategy="slices")[0])[:3] == ("4-7", "", "slices")
+
+
+def test_an_emulator_outside_of_the_claim_needs_another_strategy(tmp_path: Path) -> None:
+    with pytest.raises(
+        IsolationError, match=r"pinned to CPUs 2,4-5, but its claim has 3-5.* Add 2 to isolate_emulator_cpus"
+    ):
+        claim(tmp_path, pinned("4-5", "2"), emulator_cpus="3")
+    assert told(claim(tmp_path, pinned("4-5", "2"), emulator_cpus="3", strategy="slices")[0])[1] == "3"
+    assert told(claim(tmp_path, pinned("4-5", "2"), emulator_cpus="3", version=1)[0])[1] == "3"
+
+
+def test_an_emulator_without_a_pin_is_worth_a_word(tmp_path: Path) -> None:
+    assert claim(tmp_path, pinned("4-5"))[1] == ["its emulator is not pinned, so it runs on the CPUs of its vCPUs"]
+    assert claim(tmp_path, pinned("4-5"), strategy="slices")[1] == []
+
+
+def test_a_bad_expression_names_the_variable(tmp_path: Path) -> None:
+    with pytest.raises(IsolationError, match="isolate_vm_cpus: term 1, '9': CPU 9 is not online"):
+        claim(tmp_path, pinned("4-5"), vm_cpus="9")
+
+
+def test_claims_that_leave_the_choice_do_without_a_partition() -> None:
+    auto = step("reserve_cpus", cpus="4", strategy="auto", cgroup="machine.slice")
+    claims = {
+        "auto": Claim((step("drop_caches"), auto), ("x",), "libvirt"),
+        "asked": Claim((step("reserve_cpus", cpus="5", strategy="partition"),), (), "libvirt"),
+        "elsewhere": Claim((step("reserve_cpus", cpus="6", cgroup="/own.slice"),), (), "libvirt"),
+        "other": Claim((step("drop_caches"),), ()),
+    }
+    assert set(reserving(claims, "/machine.slice")) == {"auto", "asked"}
+    slices = step("reserve_cpus", cpus="4", strategy="slices", cgroup="machine.slice")
+    assert without_partition(claims, "/machine.slice") == {"auto": [step("drop_caches"), slices]}
+    assert without_partition(claims, "/none.slice") == {}
+    assert frozenset() == NONE

@@ -1,0 +1,231 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The host runner as it is installed: which files, what they run, and that nothing of it is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import List
+
+import pytest
+from ansible_collections.vfio.isolation.plugins.module_utils._errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._install import (
+    CONFIGURATION,
+    HOOK,
+    RUNNER,
+    UNIT,
+    Installation,
+    check_python,
+    claim_file,
+    escaped,
+    hook_files,
+    runner_files,
+    unit_files,
+)
+from ansible_collections.vfio.isolation.plugins.module_utils._kernel.host import Host
+from ansible_collections.vfio.isolation.plugins.module_utils._libvirt_hook import DEFAULT, domain_file
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_host import FakeHost
+
+PYTHON = "/usr/bin/python3"
+LIBVIRTD = ("systemctl", "reload", "--", "libvirtd.service")
+
+
+def host_with_libvirt(root: Path) -> FakeHost:
+    """A host where libvirtd and units are active."""
+    host = FakeHost(str(root), {"/etc/libvirt/libvirtd.conf": "", "/etc/systemd/system/other.service": ""})
+    host.answers["show"] = (0, "active\n", "")
+    return host
+
+
+def files(root: Path) -> List[str]:
+    """All files of the host."""
+    return sorted(str(path)[len(str(root)) :] for path in root.rglob("*") if not path.is_dir())
+
+
+def test_the_hook_is_installed_once_and_leaves_nothing(tmp_path: Path) -> None:
+    host = host_with_libvirt(tmp_path)
+    before = files(tmp_path)
+    wanted = hook_files({"win 11": {"required": True, "isolate_host_mems": None}}, {}, PYTHON)
+    announced = Installation(host, check=True).hook(wanted)
+    assert files(tmp_path) == before and host.commands == []
+    assert Installation(host, check=False).hook(wanted) == announced
+    assert [change.path for change in announced] == sorted({**runner_files(), **wanted})
+    assert os.stat(str(tmp_path) + HOOK).st_mode & 0o777 == 0o755
+    assert json.loads(host.read(domain_file("win 11")) or "") == {"required": True}
+    assert json.loads(host.read(DEFAULT) or "") == {}
+    assert LIBVIRTD in host.commands
+    writes = host.writes
+    assert Installation(host, check=False).hook(wanted) == [] and host.writes == writes
+
+    announced = Installation(host, check=True).unhook()
+    assert [change.path for change in Installation(host, check=False).unhook()] == [change.path for change in announced]
+    assert files(tmp_path) == before
+    assert not host.exists(RUNNER) and not host.exists(CONFIGURATION) and not host.exists(os.path.dirname(HOOK))
+    assert Installation(host, check=False).unhook() == []
+
+
+def test_what_was_changed_is_mended_and_what_is_not_wanted_goes(tmp_path: Path) -> None:
+    host = host_with_libvirt(tmp_path)
+    Installation(host, check=False).hook(hook_files({"one": {}, "two": {}}, None, PYTHON))
+    host.commands.clear()
+    host.put(f"{RUNNER}/engine/_old.py", "")
+    host.put(f"{RUNNER}/engine/__pycache__/x.pyc", "")
+    host.put(f"{RUNNER}/engine/_cpus.py", "import os\n")
+    os.chmod(host.path(domain_file("one")), 0o666)
+    changes = Installation(host, check=False).hook(hook_files({"one": {}}, None, PYTHON))
+    assert [change.path for change in changes] == [
+        domain_file("one"),
+        domain_file("two"),
+        f"{RUNNER}/engine/_cpus.py",
+        f"{RUNNER}/engine/_old.py",
+    ]
+    assert os.stat(host.path(domain_file("one"))).st_mode & 0o777 == 0o644
+    assert LIBVIRTD not in host.commands  # it knows the hook
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced(tmp_path: Path) -> None:
+    host = host_with_libvirt(tmp_path)
+    host.put("/elsewhere", "untouched")
+    os.makedirs(host.path(os.path.dirname(DEFAULT)))
+    os.symlink(host.path("/elsewhere"), host.path(DEFAULT))
+    Installation(host, check=False).hook(hook_files({}, {}, PYTHON))
+    assert not os.path.islink(host.path(DEFAULT)) and host.read("/elsewhere") == "untouched"
+
+
+def test_the_runner_stays_as_long_as_something_needs_it(tmp_path: Path) -> None:
+    host = host_with_libvirt(tmp_path)
+    installation = Installation(host, check=False)
+    installation.hook(hook_files({}, {}, PYTHON))
+    installation.persist("host", unit_files("host", [{"drop_caches": {}}], PYTHON))
+    installation.persist("big/vm", unit_files("big/vm", [], PYTHON))
+    installation.unhook()
+    assert host.exists(RUNNER) and host.exists(UNIT)
+    installation.stop_persisting(["host", "unknown"])
+    assert host.exists(RUNNER) and host.exists(UNIT) and not host.exists(claim_file("host"))
+    installation.hook(hook_files({}, {}, PYTHON))
+    installation.stop_persisting(None)
+    assert host.exists(RUNNER) and not host.exists(UNIT)
+    installation.unhook()
+    assert not host.exists(RUNNER) and not host.exists(CONFIGURATION)
+
+
+def test_a_claim_that_persists(tmp_path: Path) -> None:
+    host = host_with_libvirt(tmp_path)
+    host.answers["show"] = (0, "inactive\n\n", "")
+    wanted = unit_files("big vm", [{"drop_caches": {"sync": True}}], PYTHON)
+    changes = Installation(host, check=False).persist("big vm", wanted)
+    unit = "vfio-isolation@big\\x20vm.service"
+    assert changes[-1].path.endswith(f"multi-user.target.wants/{unit}")
+    assert ("systemctl", "enable", "--now", "--", unit) in host.commands
+    path = f"{CONFIGURATION}/claims/big\\x20vm.json"
+    assert json.loads(host.read(path) or "") == {"claim": "big vm", "steps": [{"drop_caches": {"sync": True}}]}
+    assert f"_persistent_claim start {CONFIGURATION}/claims/%i.json" in (host.read(UNIT) or "")
+    host.answers["show"] = (0, "active\nenabled\n", "")
+    assert Installation(host, check=False).persist("big vm", wanted) == []
+    Installation(host, check=False).stop_persisting(None)
+    assert ("systemctl", "disable", "--now", "--", unit) in host.commands and not host.exists(UNIT)
+
+
+@pytest.mark.parametrize(
+    ("claim", "instance"),  # as systemd-escape has it
+    [
+        ("host", "host"),
+        ("big vm", "big\\x20vm"),
+        ("a-b", "a\\x2db"),
+        ("a/b", "a-b"),
+        (".x.y", "\\x2ex.y"),
+        ("é", "\\xc3\\xa9"),
+        ("a:b_C9", "a:b_C9"),
+        ("%n", "\\x25n"),
+        ("../x", "\\x2e.-x"),
+    ],
+)
+def test_names_of_units(claim: str, instance: str) -> None:
+    assert escaped(claim) == instance
+
+
+@pytest.mark.parametrize("python", ["python3", "/no/such", "/usr/bin/python3 -c evil", "/usr/bin/%n", "/bin/false"])
+def test_a_python_that_cannot_run_the_engine(tmp_path: Path, python: str) -> None:
+    host = FakeHost(str(tmp_path), {"/bin/false": "", "/usr/bin/python3 -c evil": "", "/usr/bin/%n": "", "/old": ""})
+    host.answers["-I"] = (1, "", "")
+    with pytest.raises(IsolationError, match=r"is no Python 3\.8 or newer on this host"):
+        check_python(host, python)
+    host.answers["-I"] = (0, "3 7\n", "")
+    with pytest.raises(IsolationError, match="python: /old is no Python"):
+        check_python(host, "/old")
+    host.answers["-I"] = (0, "3 11\n", "")
+    check_python(host, "/old")
+
+
+def installed(root: Path) -> str:
+    """The runner, installed below a directory; what starts it."""
+    Installation(Host(str(root), run=lambda _argv: (0, "inactive", "")), check=False).hook(hook_files({}, None, PYTHON))
+    return str(root) + RUNNER
+
+
+def test_the_installed_runner_runs(tmp_path: Path) -> None:
+    command = [sys.executable, "-I", "-S", installed(tmp_path), "_runner"]
+    done = subprocess.run(command, input='{"do": "fly"}', stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert json.loads(done.stdout) == {"error": "do: 'fly' is none of apply, revert, audit"}
+
+
+def test_every_module_of_the_installed_engine_can_be_imported(tmp_path: Path) -> None:
+    runner = installed(tmp_path)
+    names = [
+        str(path.relative_to(runner).with_suffix("")).replace("/", ".")
+        for path in Path(runner).rglob("*.py")
+        if path.name not in ("__main__.py", "__init__.py")
+    ]
+    assert "engine._libvirt_events" in names and "engine._kernel.cgroup_v1" in names and "engine._module" not in names
+    imports = f"import sys; sys.path.insert(0, {runner!r}); import {', '.join(names)}"
+    subprocess.run([sys.executable, "-I", "-S", "-c", imports], check=True)
+
+
+def test_a_domain_that_is_left_alone_costs_next_to_no_import(tmp_path: Path) -> None:
+    """Each VM of the host waits for it."""
+    arguments = [
+        "-X",
+        "importtime",
+        "-I",
+        "-S",
+        installed(tmp_path),
+        "_libvirt_hook",
+        "a vm of nobody",
+        "prepare",
+        "begin",
+    ]
+    done = subprocess.run([sys.executable, *arguments, "-"], stderr=subprocess.PIPE, text=True, check=True)
+    imported = re.findall(r"\| +(\S+)$", done.stderr, re.MULTILINE)
+    assert "engine._errors" in imported  # by the hook
+    assert not {"typing", "re", "json", "signal", "subprocess", "engine._transaction"} & set(imported)
+
+
+def test_a_domain_s_claim_imports_only_what_it_uses(tmp_path: Path) -> None:
+    runner = installed(tmp_path)
+    imports = f"import sys; sys.path.insert(0, {runner!r}); import engine._libvirt_hook, engine._libvirt_events"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"{imports}; print(*sorted(sys.modules))"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    unneeded = {
+        "subprocess",
+        "socket",
+        "threading",
+        "dataclasses",
+        "logging",
+        "argparse",
+        "pathlib",
+        "tempfile",
+        "ansible",
+    }
+    assert not unneeded & set(done.stdout.split())
