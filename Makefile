@@ -86,15 +86,17 @@ unit: tools
 	$(say) 'Unit tests with the Python of the controller'
 	pytest tests/unit
 
-# Fresh hosts, one for each version of cgroups, which go away whatever happens.
+# Fresh hosts, one for each version of cgroups and one with libvirt, which go away whatever happens.
 host: tools qemu .cache/bench/complete
 	$(packages) gcc libc6-dev
-	$(say) 'Tests on two virtual hosts: Molecule scenarios, then pytest'
-	trap '$(virtual_host) stop --name test; $(virtual_host) stop --name test-v1' EXIT; \
+	$(say) 'Tests on three virtual hosts: Molecule scenarios, then pytest'
+	trap 'for name in test test-v1 test-libvirt; do $(virtual_host) stop --name $$name; done' EXIT; \
 	$(virtual_host) start --name test; \
 	$(virtual_host) start --name test-v1 --cmdline systemd.unified_cgroup_hierarchy=0; \
+	$(virtual_host) start --name test-libvirt --flavour libvirt; \
 	export VFIO_INVENTORY="$$($(virtual_host) inventory --name test)"; \
 	export VFIO_V1_INVENTORY="$$($(virtual_host) inventory --name test-v1)"; \
+	export VFIO_LIBVIRT_INVENTORY="$$($(virtual_host) inventory --name test-libvirt)"; \
 	MOLECULE_COMMAND_BORDERS=false molecule test --all; \
 	pytest --durations 12 tests/host
 

@@ -12,14 +12,14 @@ import contextlib
 import fcntl
 import json
 import os
-from typing import Any, BinaryIO, Dict, Iterator, List, Mapping
+from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Sequence
 
 from ._catalog import fill, read_steps
 from ._domain import LIMIT, Domain, parse
-from ._domain_claim import claim_of, reserving, without_partition
+from ._domain_claim import Surroundings, decide, relaxed, reserving
 from ._errors import IsolationError
 from ._job import VARIABLES
-from ._journal import FILE, Claim
+from ._journal import FILE, Claim, Step
 from ._kernel.host import Host
 from ._kernel.libvirt import Domains, check_name
 from ._libvirt_hook import DEFAULT, LOCK, TIMEOUT, domain_file
@@ -75,24 +75,37 @@ class Event:
                 return self._release(engine)
             if self._variables:
                 return self._prepare(engine)
-            # It is left alone; but the claims of others must not confine it to their CPUs.
-            return _share(engine, self._domain().cgroup) if self._host.exists(FILE) else []
+            return self._leave_alone(engine) if self._host.exists(FILE) else []
+
+    def _leave_alone(self, engine: Engine) -> List[str]:
+        """Nothing is done for a domain that is not configured; but no claim must confine it to its CPUs."""
+        cgroup = self._domain().cgroup
+        around = self._around(engine)
+        if not around.has_partitions or not _all_by_libvirt(reserving(around.claims, cgroup)):
+            return []
+        return _change(engine, relaxed(around, cgroup, (MAKER,), emulators=True))
 
     def _prepare(self, engine: Engine) -> List[str]:
         domain = self._domain()
+        around = self._around(engine)
         cgroup = "/" + (self._variables["isolate_cgroup"] or domain.cgroup).strip("/")
-        others = _others(engine, cgroup)
-        cgroups, topology = engine.resources.cgroups, engine.resources.topology
-        steps, lines = claim_of(domain, self._variables, topology, cgroups.version, os.uname().release, others)
-        if others:
-            lines += _share(engine, cgroup)
-        outcome = engine.apply(self.name, read_steps(steps), maker=MAKER)
+        # Where somebody else's claim is for this cgroup, that says that all in it are VMs with CPUs of theirs.
+        if _all_by_libvirt(reserving(around.claims, cgroup)):
+            around = around._replace(others=_others(engine, cgroup, around.claims))
+        decision = decide(domain, self._variables, around, (MAKER,))
+        lines = decision.notes + _change(engine, decision.changed)
+        outcome = engine.apply(self.name, read_steps(decision.items), maker=MAKER)
         told = outcome.notes
         lines.append(
             f"{len(outcome.changes)} settings changed; strategy {told['strategy']}, CPUs of VMs {told['vm_cpus']}, of"
             f" the host {told['host_cpus']}"
         )
         return lines + outcome.warnings
+
+    def _around(self, engine: Engine) -> Surroundings:
+        claims = {name: claim for name, claim in engine.store.load().claims.items() if name != self.name}
+        resources = engine.resources
+        return Surroundings(resources.topology, resources.cgroups.version, os.uname().release, claims)
 
     def _release(self, engine: Engine) -> List[str]:
         outcome = engine.revert([self.name], maker=MAKER)
@@ -134,14 +147,8 @@ def _all_by_libvirt(claims: Mapping[str, Claim]) -> bool:
     return all(claim.maker == MAKER for claim in claims.values())
 
 
-def _others(engine: Engine, cgroup: str) -> List[str]:
-    """The cgroups below one in which something runs that is of no claimed domain.
-
-    None where somebody else's claim says already that all that is in it are VMs with CPUs of theirs.
-    """
-    claims = engine.store.load().claims
-    if not _all_by_libvirt(reserving(claims, cgroup)):
-        return []
+def _others(engine: Engine, cgroup: str, claims: Mapping[str, Claim]) -> List[str]:
+    """The cgroups below one in which something runs that is of no domain with a claim."""
     cgroups, domains = engine.resources.cgroups, Domains(engine.resources.host)
     processes = [domains.process(name) for name in domains.running() if name in claims]
     own = [f"{cgroups.place(process)}/" for process in processes if process]
@@ -152,13 +159,8 @@ def _others(engine: Engine, cgroup: str) -> List[str]:
     ]
 
 
-def _share(engine: Engine, cgroup: str) -> List[str]:
-    """Have the claims of domains do without a partition where they leave the choice: others are in the cgroup, too."""
-    claims = engine.store.load().claims
-    if not _all_by_libvirt(reserving(claims, cgroup)):
-        return []
-    lines = []
-    for claim, steps in without_partition(claims, cgroup).items():
-        engine.apply(claim, steps, maker=MAKER)
-        lines.append(f"the claim {claim} goes on with strategy slices: others run in {cgroup}, too")
-    return lines
+def _change(engine: Engine, claims: Mapping[str, Sequence[Step]]) -> List[str]:
+    """Have claims of libvirt go on with other steps."""
+    for name, steps in claims.items():
+        engine.apply(name, steps, maker=MAKER, acts=False)  # its VM runs
+    return [f"the claim {name} goes on without a partition, for others are beside it" for name in claims]

@@ -50,14 +50,16 @@ class Engine:
         self.resources = Resources(host)
         self.store = Store(host, self.resources.check, complete)
 
-    def apply(self, claim: str, steps: Sequence[Step], check: bool = False, maker: str = "") -> Outcome:
+    def apply(
+        self, claim: str, steps: Sequence[Step], check: bool = False, maker: str = "", acts: bool = True
+    ) -> Outcome:
         """Make a claim, or bring the host back to it; with `check`, only tell what that would change.
 
-        Raises IsolationError, with the host as it was before.
+        Without `acts`, its actions do not run. Raises IsolationError, with the host as it was before.
         """
         with self.store.locked(self._lock_timeout):
             journal = self._load(check)
-            return self._apply(journal, claim, tuple(steps), tuple(steps), check, maker)
+            return self._apply(journal, claim, tuple(steps), tuple(steps) if acts else (), check, maker)
 
     def _apply(
         self,

@@ -6,7 +6,9 @@
 
 1. The role's second run, which changes nothing, against a playbook of one task with a module that does nothing.
 2. The engine as a process on the host, without Ansible, against vfio-isolate, at the same job.
-3. Natively, here: one look at the affinities of 5,000 threads.
+3. What the hook of libvirt adds to the start of a VM (its event prepare), against the hook script of vfio-isolate's
+   README, as little mended as makes it run.
+4. Natively, here: one look at the affinities of 5,000 threads.
 
 With `--tasks`, on a host with cgroup v1: 10,000 sleeping tasks moved to another cpuset and returned by the engine, by
 vfio-isolate, and by a C program that does nothing but write their ids.
@@ -53,6 +55,65 @@ OURS = {
         {"irq_affinity": {"cpus": "4-7"}},
     ],
 }
+# As pip installs it, and as its README calls it. Mended: the controller is enabled, cpu-governor has its CPUs.
+INSTALL_THEIRS = """set -e
+cp -r /opt/theirs/* /usr/local/lib/python3.11/dist-packages/
+python3 -m compileall -q /usr/local/lib/python3.11/dist-packages
+cat > /usr/local/bin/vfio-isolate <<'END'
+#!/usr/bin/python3
+# -*- coding: utf-8 -*-
+import re
+import sys
+from vfio_isolate.cli import run_cli
+if __name__ == '__main__':
+    sys.argv[0] = re.sub(r'(-script\\.pyw|\\.exe)?$', '', sys.argv[0])
+    sys.exit(run_cli())
+END
+cat > /opt/their-hook <<'END'
+#!/bin/bash
+
+HCPUS=0-3
+MCPUS=4-7
+
+UNDOFILE=/run/vfio-isolate-undo.bin
+
+disable_isolation () {
+	vfio-isolate \\
+		restore $UNDOFILE
+
+	taskset -pc 0-7 2  # kthreadd reset
+}
+
+enable_isolation () {
+	echo +cpuset > /sys/fs/cgroup/cgroup.subtree_control
+	vfio-isolate \\
+		-u $UNDOFILE \\
+		drop-caches \\
+		cpu-governor performance C$MCPUS \\
+		cpuset-modify --cpus C$HCPUS /system.slice \\
+		cpuset-modify --cpus C$HCPUS /user.slice \\
+		compact-memory \\
+		irq-affinity mask C$MCPUS
+
+	taskset -pc $HCPUS 2  # kthreadd only on host cores
+}
+
+case "$2" in
+"prepare")
+	enable_isolation
+	;;
+"started")
+	;;
+"release")
+	disable_isolation
+	;;
+esac
+END
+chmod +x /usr/local/bin/vfio-isolate /opt/their-hook
+"""
+DOMAIN = "<domain type='kvm'><name>bench</name><vcpu>4</vcpu><cputune>" + "".join(
+    f"<vcpupin vcpu='{cpu - 4}' cpuset='{cpu}'/>" for cpu in range(4, 8)
+)
 SAME_GROUND = (
     "cd /sys/fs/cgroup && for cgroup in */ .; do echo -cpuset > $cgroup/cgroup.subtree_control || :; done;"
     " echo +cpuset > cgroup.subtree_control"
@@ -96,10 +157,10 @@ def report(what: str, ours: list[float], theirs: list[float]) -> None:
     print(f"{what}: {mine:.2f} s against {other:.2f} s, ratio {mine / other:.2f} (medians of {len(ours)}, alternating)")
 
 
-def play(host: VirtualHost, playbook: str) -> None:
+def play(host: VirtualHost, playbook: str, *arguments: str) -> None:
     """Run a playbook, which must succeed."""
     subprocess.run(
-        ["ansible-playbook", "-i", host.inventory, playbook, "-e", "isolate_vm_cpus=4-7"],
+        ["ansible-playbook", "-i", host.inventory, playbook, "-e", "isolate_vm_cpus=4-7", *arguments],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         check=True,
@@ -145,6 +206,28 @@ def engine_against_vfio_isolate(host: VirtualHost, rounds: int) -> None:
     report("the engine's revert against vfio-isolate's restore", our_undo[1:], their_undo[1:])
 
 
+def hook_against_their_hook(host: VirtualHost, rounds: int) -> None:
+    """The third figure."""
+    done = host.run(INSTALL_THEIRS)
+    assert done.returncode == 0, done.stdout
+    everything = ROOT / ".cache" / "bench" / "everything.json"
+    everything.write_text(json.dumps({"libvirt_hook_default": {}}))
+    play(host, "playbooks/libvirt_hook.yml", "-e", f"@{everything}")
+    host.run("cat > /run/bench.xml", given=f"{DOMAIN}</cputune></domain>".encode())
+    host.run("systemctl start machine.slice")  # as it is where libvirt runs
+    spent: dict[tuple[str, str], list[float]] = {}
+    for _round in range(rounds):
+        for hook in ("/etc/libvirt/hooks/qemu.d/vfio-isolation", "/opt/their-hook"):
+            for event in ("prepare begin", "release end"):
+                seconds = on_host(host, f"{hook} bench {event} - < /run/bench.xml")
+                spent.setdefault((hook.split("/")[1], event), []).append(seconds)
+        on_host(host, SAME_GROUND)
+        on_host(host, "echo -cpuset > /sys/fs/cgroup/cgroup.subtree_control")
+    for event, what in (("prepare begin", "what the hook adds to a VM's start"), ("release end", "to its end")):
+        report(f"{what}, against vfio-isolate's", spent["etc", event][1:], spent["opt", event][1:])
+    play(host, "playbooks/libvirt_hook.yml", "-e", "libvirt_hook_state=absent")
+
+
 def ten_thousand_tasks(host: VirtualHost, rounds: int) -> None:
     """The figures of `--tasks`."""
     done = host.run(READY, timeout=300)
@@ -187,7 +270,7 @@ def _all_in(host: VirtualHost, name: str) -> None:
 
 
 def five_thousand_threads() -> None:
-    """The third figure: what the engine asks of each thread, here, of threads of this process."""
+    """The fourth figure: what the engine asks of each thread, here, of threads of this process."""
     from ansible_collections.vfio.isolation.plugins.module_utils._kernel.host import Host
     from ansible_collections.vfio.isolation.plugins.module_utils._planning import pinned
 
@@ -224,6 +307,7 @@ def main() -> None:
     five_thousand_threads()
     role_against_no_op(host, options.rounds)
     engine_against_vfio_isolate(host, options.rounds + 1)
+    hook_against_their_hook(host, 2 * options.rounds + 1)
 
 
 if __name__ == "__main__":

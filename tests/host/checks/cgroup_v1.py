@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 from .claims import crosswise
+from .domains import install, xml
 from .ground import (
     CGROUP,
     HOST,
@@ -39,6 +40,7 @@ from .ground import (
     user_threads,
     write,
 )
+from .hook import call
 
 CPUSET = f"{CGROUP}/cpuset"
 
@@ -196,3 +198,26 @@ def check_cpu_that_goes_offline() -> None:
     revert()
     found = [line for line in differences(before, snapshot()) if not line.startswith("irq ")]
     assert not found, found
+
+
+def check_hook() -> None:
+    """The hook of libvirt on v1, with a container beside the VMs, and an emulator on the CPUs of the host."""
+    install("one", "two")
+    os.mkdir(f"{CPUSET}/machine.slice")
+    at_end(lambda: os.rmdir(f"{CPUSET}/machine.slice"))
+    os.mkdir(f"{CPUSET}/machine.slice/box")
+    at_end(lambda: os.rmdir(f"{CPUSET}/machine.slice/box"))
+    for path in ("machine.slice", "machine.slice/box"):
+        for name in ("mems", "cpus"):
+            write(f"{CPUSET}/{path}/cpuset.{name}", read(f"{CPUSET}/cpuset.{name}"))
+    inside = process()
+    write(f"{CPUSET}/machine.slice/box/tasks", str(inside))
+    before = snapshot()
+    for name, pins in (("one", "4,5"), ("two", "6,7")):
+        done = call(name, "prepare", "begin", xml(name, pins, "0-3"))
+        assert (done.returncode, done.stderr) == (0, ""), done
+    assert cpus(read(f"{CPUSET}/host.slice/cpuset.cpus")) == HOST
+    assert os.sched_getaffinity(1) == os.sched_getaffinity(2) == HOST and os.sched_getaffinity(inside) == HOST | VM
+    for name in ("one", "two"):
+        assert call(name, "release", "end").returncode == 0
+    unchanged(before)

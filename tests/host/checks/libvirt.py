@@ -234,7 +234,7 @@ def check_others_are_left_alone() -> None:
     assert (
         vcpus("one") == [{4}, {5}] and vcpus("other") == [set(range(8))] and threads("other")["qemu-system-x86"] == {0}
     )
-    assert "goes on with strategy slices" in told(began)
+    assert "the claim one goes on without a partition" in told(began)
     destroy("one")
     destroy("other")
     unchanged(before)
@@ -270,4 +270,22 @@ def check_nothing_is_left() -> None:
     assert state("one").startswith("running") and vcpus("one") == [{4}, {5}]
     assert not any(os.path.lexists(path) for path in (CONFIGURATION, HOOK, RUNNER, os.path.dirname(HOOK)))
     destroy("one")
+    unchanged(before)
+
+
+def check_two_emulators_on_the_host_s_cpus() -> None:
+    """Two domains whose emulators are pinned to the CPUs of the host: when both run, they share these with it."""
+    before = _two()
+    for name in ("one", "two"):
+        virsh("undefine", name)
+        define(name, ",".join(map(str, sorted(CPUS[name]))), "0-3")
+    start("one")
+    assert_isolated({0, 1, 2, 3, 4, 5}, emulator={0, 1, 2, 3})
+    start("two")
+    assert_isolated(strategy="slices")
+    assert (
+        threads("two")["qemu-system-x86"] == {0, 1, 2, 3} and vcpus("one") == [{4}, {5}] and vcpus("two") == [{6}, {7}]
+    )
+    destroy("one")
+    destroy("two")
     unchanged(before)

@@ -11,16 +11,17 @@ from typing import Any, Dict, List, Tuple
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._catalog import fill
-from ansible_collections.vfio.isolation.plugins.module_utils._cpus import NONE, parse_list
+from ansible_collections.vfio.isolation.plugins.module_utils._cpus import parse_list
 from ansible_collections.vfio.isolation.plugins.module_utils._domain import Domain
 from ansible_collections.vfio.isolation.plugins.module_utils._domain_claim import (
-    claim_of,
+    Surroundings,
+    decide,
+    relaxed,
     reserving,
-    without_partition,
 )
 from ansible_collections.vfio.isolation.plugins.module_utils._errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._job import VARIABLES
-from ansible_collections.vfio.isolation.plugins.module_utils._journal import Claim
+from ansible_collections.vfio.isolation.plugins.module_utils._journal import Claim, Step
 from ansible_collections.vfio.isolation.plugins.module_utils._kernel.topology import CPU, SysfsTopology
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_host import FakeHost
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_jobs import step
@@ -33,6 +34,11 @@ def pinned(vcpus: str, emulator: str = "", cgroup: str = "/machine.slice") -> Do
     return Domain("win11", parse_list(vcpus), parse_list(emulator), cgroup)
 
 
+def around(tmp_path: Path, version: int = 2, release: str = ISOLATED, **more: Any) -> Surroundings:
+    """A host with 8 CPUs."""
+    return Surroundings(SysfsTopology(FakeHost(str(tmp_path), {f"{CPU}/online": "0-7"})), version, release, **more)
+
+
 def claim(
     tmp_path: Path,
     domain: Domain,
@@ -42,11 +48,10 @@ def claim(
     **variables: Any,
 ) -> Tuple[Dict[str, Any], List[str]]:
     """The arguments of its step reserve_cpus, and the notes."""
-    topology = SysfsTopology(FakeHost(str(tmp_path), {f"{CPU}/online": "0-7"}))
     complete = fill("test", VARIABLES, {f"isolate_{name}": value for name, value in variables.items()})
-    steps, notes = claim_of(domain, complete, topology, version, release, others)
-    (reserve,) = (item["reserve_cpus"] for item in steps if "reserve_cpus" in item)
-    return reserve, notes
+    decision = decide(domain, complete, around(tmp_path, version, release, others=others), ("libvirt",))
+    (reserve,) = (item["reserve_cpus"] for item in decision.items if "reserve_cpus" in item)
+    return reserve, decision.notes
 
 
 def told(reserve: Dict[str, Any]) -> Tuple[str, str, str, str]:
@@ -64,12 +69,11 @@ def test_cpus_of_both_are_the_vcpus(tmp_path: Path) -> None:
 
 def test_what_is_configured_comes_first(tmp_path: Path) -> None:
     given = {"vm_cpus": "4-6", "emulator_cpus": "7", "cgroup": "vm.slice", "strategy": "slices"}
-    assert told(claim(tmp_path, pinned("4-5", "7"), **given)[0]) == ("4-6", "7", "slices", "vm.slice")
+    assert told(claim(tmp_path, pinned("4-5", "7"), **given)[0]) == ("4-6", "7", "slices", "/vm.slice")
 
 
 def test_every_step_has_the_vcpus(tmp_path: Path) -> None:
-    topology = SysfsTopology(FakeHost(str(tmp_path), {f"{CPU}/online": "0-7"}))
-    steps, _notes = claim_of(pinned("4-5", "7"), fill("test", VARIABLES, {}), topology, 2, ISOLATED, ())
+    steps = decide(pinned("4-5", "7"), fill("test", VARIABLES, {}), around(tmp_path), ()).items
     assert [next(iter(item)) for item in steps] == [
         "drop_caches",
         "cpu_governor",
@@ -133,16 +137,45 @@ def test_a_bad_expression_names_the_variable(tmp_path: Path) -> None:
         claim(tmp_path, pinned("4-5"), vm_cpus="9")
 
 
-def test_claims_that_leave_the_choice_do_without_a_partition() -> None:
-    auto = step("reserve_cpus", cpus="4", strategy="auto", cgroup="machine.slice")
-    claims = {
-        "auto": Claim((step("drop_caches"), auto), ("x",), "libvirt"),
-        "asked": Claim((step("reserve_cpus", cpus="5", strategy="partition"),), (), "libvirt"),
-        "elsewhere": Claim((step("reserve_cpus", cpus="6", cgroup="/own.slice"),), (), "libvirt"),
-        "other": Claim((step("drop_caches"),), ()),
-    }
-    assert set(reserving(claims, "/machine.slice")) == {"auto", "asked"}
-    slices = step("reserve_cpus", cpus="4", strategy="slices", cgroup="machine.slice")
-    assert without_partition(claims, "/machine.slice") == {"auto": [step("drop_caches"), slices]}
-    assert without_partition(claims, "/none.slice") == {}
-    assert frozenset() == NONE
+AUTO = step("reserve_cpus", cpus="4", emulator_cpus="3", strategy="auto", cgroup="machine.slice")
+CLAIMS = {
+    "auto": Claim((step("drop_caches"), AUTO), ("x",), "libvirt"),
+    "asked": Claim((step("reserve_cpus", cpus="5", emulator_cpus="2", strategy="partition"),), (), "libvirt"),
+    "by hand": Claim((step("reserve_cpus", cpus="0"),), ()),
+    "elsewhere": Claim((step("reserve_cpus", cpus="6", cgroup="/own.slice"),), (), "libvirt"),
+    "other": Claim((step("drop_caches"),), (), "libvirt"),
+}
+
+
+def changed(one: Step, **arguments: Any) -> Step:
+    """A step with other arguments."""
+    return one._replace(arguments={**one.arguments, **arguments})
+
+
+def test_claims_that_leave_the_choice_go_on_without_a_partition(tmp_path: Path) -> None:
+    here = around(tmp_path, claims=CLAIMS)
+    assert set(reserving(CLAIMS, "/machine.slice")) == {"auto", "asked", "by hand"}
+    slices = changed(AUTO, strategy="slices")
+    assert relaxed(here, "/machine.slice", ("libvirt",), emulators=True) == {"auto": [step("drop_caches"), slices]}
+    assert relaxed(here, "/none.slice", ("libvirt",), emulators=True) == {}
+    alone = changed(slices, emulator_cpus="")
+    assert relaxed(here, "/machine.slice", ("libvirt",), emulators=False) == {"auto": [step("drop_caches"), alone]}
+    here = around(tmp_path, version=1, claims=CLAIMS)
+    assert relaxed(here, "/machine.slice", ("libvirt",), emulators=True) == {}
+
+
+@pytest.mark.parametrize(("version", "strategy"), [(2, "slices"), (1, "auto")])
+def test_two_domains_whose_emulators_are_where_the_host_is_share_its_cpus(
+    tmp_path: Path, version: int, strategy: str
+) -> None:
+    first = step("reserve_cpus", cpus="4-5", emulator_cpus="0-3")
+    here = around(tmp_path, version, claims={"first": Claim((first,), (), "libvirt")})
+    decision = decide(pinned("6-7", "0-3"), fill("test", VARIABLES, {}), here, ("libvirt",))
+    (reserve,) = (item["reserve_cpus"] for item in decision.items if "reserve_cpus" in item)
+    assert told(reserve)[:3] == ("6-7", "", strategy)
+    assert decision.changed == {"first": [changed(first, emulator_cpus="", strategy=strategy)]}
+
+
+def test_an_emulator_that_is_configured_stays_reserved(tmp_path: Path) -> None:
+    reserve, _notes = claim(tmp_path, pinned("4-7", "0-3"), emulator_cpus="0-3", strategy="slices")
+    assert told(reserve)[:3] == ("4-7", "0-3", "slices")

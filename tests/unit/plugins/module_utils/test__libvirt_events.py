@@ -106,7 +106,7 @@ def test_claims_do_without_a_partition_when_another_domain_comes(operation: str)
         happens(kernel, "one", "prepare", xml("one", "4,5"))
         assert partition(kernel) == "isolated"
         lines = happens(kernel, "other", operation, xml("other", "1"))
-        assert lines == ["the claim one goes on with strategy slices: others run in /machine.slice, too"]
+        assert lines == ["the claim one goes on without a partition, for others are beside it"]
         assert partition(kernel) == "member" and set(claims(kernel)) == {"one"}
         assert kernel.read(f"{CGROUP}/system.slice/cpuset.cpus") == "1-3,6-7"
         assert happens(kernel, "other", operation, xml("other", "1")) == []
