@@ -66,7 +66,9 @@ def fill(what: str, spec: Mapping[str, Mapping[str, Any]], given: Mapping[str, A
         raise IsolationError(f"{what} needs {', '.join(missing)}")
     for option, value in given.items():
         kind = spec[option]["type"]
-        if value is not None and kind in TYPES and type(value) is not TYPES[kind]:
+        is_number = not isinstance(value, bool)  # Python takes a bool for an int
+        fits = isinstance(value, TYPES.get(kind, object)) and (is_number or kind in ("bool", "raw"))
+        if value is not None and not fits:
             raise IsolationError(f"{what}: {option} is {value!r}; expected {kind}")
         choices = spec[option].get("choices")
         if choices and value is not None and value not in choices:

@@ -277,7 +277,8 @@ def _sources() -> Dict[str, str]:
     """The engine's files by their paths below its package, be it in a directory or in Ansible's zip."""
     found: Dict[str, str] = {}
     pending = [(__name__.rpartition(".")[0], "")]
-    for package, folder in pending:
+    while pending:
+        package, folder = pending.pop()
         found[f"{folder}__init__.py"] = ""
         for module in pkgutil.iter_modules(import_module(package).__path__):
             name = f"{package}.{module.name}"

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str], root: str = "") -> int:
     _log(sentence, failed=True)
     if not event.required:
         return 0
-    print(f"vfio-isolation: {sentence}", file=sys.stderr)
+    sys.stderr.write(f"vfio-isolation: {sentence}\n")
     return 1
 
 

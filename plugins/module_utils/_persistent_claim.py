@@ -26,10 +26,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         outcome = _carry_out(verb, path, Host())
     except IsolationError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 1
     for line in [f"{len(outcome.changes)} settings changed", *outcome.warnings]:
-        print(line)
+        sys.stdout.write(f"{line}\n")
     return 0
 
 

@@ -78,35 +78,35 @@ MCPUS=4-7
 UNDOFILE=/run/vfio-isolate-undo.bin
 
 disable_isolation () {
-	vfio-isolate \\
-		restore $UNDOFILE
+    vfio-isolate \\
+        restore $UNDOFILE
 
-	taskset -pc 0-7 2  # kthreadd reset
+    taskset -pc 0-7 2  # kthreadd reset
 }
 
 enable_isolation () {
-	echo +cpuset > /sys/fs/cgroup/cgroup.subtree_control
-	vfio-isolate \\
-		-u $UNDOFILE \\
-		drop-caches \\
-		cpu-governor performance C$MCPUS \\
-		cpuset-modify --cpus C$HCPUS /system.slice \\
-		cpuset-modify --cpus C$HCPUS /user.slice \\
-		compact-memory \\
-		irq-affinity mask C$MCPUS
+    echo +cpuset > /sys/fs/cgroup/cgroup.subtree_control
+    vfio-isolate \\
+        -u $UNDOFILE \\
+        drop-caches \\
+        cpu-governor performance C$MCPUS \\
+        cpuset-modify --cpus C$HCPUS /system.slice \\
+        cpuset-modify --cpus C$HCPUS /user.slice \\
+        compact-memory \\
+        irq-affinity mask C$MCPUS
 
-	taskset -pc $HCPUS 2  # kthreadd only on host cores
+    taskset -pc $HCPUS 2  # kthreadd only on host cores
 }
 
 case "$2" in
 "prepare")
-	enable_isolation
-	;;
+    enable_isolation
+    ;;
 "started")
-	;;
+    ;;
 "release")
-	disable_isolation
-	;;
+    disable_isolation
+    ;;
 esac
 END
 chmod +x /usr/local/bin/vfio-isolate /opt/their-hook
