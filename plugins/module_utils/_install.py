@@ -23,16 +23,15 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional
 
 # Ansible brings only what is imported, so all entries of the runner are, with what they import themselves.
 from . import _libvirt_events, _libvirt_hook, _persistent_claim, _runner
+from ._configuration import CLAIMS, DEFAULT, DOMAINS, EVENTS_LOCK, LIBVIRT, ROOT, domain_file
 from ._errors import IsolationError
 from ._kernel.host import Host
-from ._persistent_claim import CLAIMS
 
 RUNNER = "/usr/local/lib/vfio-isolation"
-CONFIGURATION = "/etc/vfio-isolation"
 HOOK = "/etc/libvirt/hooks/qemu.d/vfio-isolation"
 UNIT = "/etc/systemd/system/vfio-isolation@.service"
 WANTS = "/etc/systemd/system/multi-user.target.wants"
-LIBVIRT = ("libvirtd.service", "virtqemud.service")
+DAEMONS = ("libvirtd.service", "virtqemud.service")
 ENTRIES = (_libvirt_hook, _libvirt_events, _persistent_claim, _runner)
 # Of no use without Ansible.
 LEFT_OUT = ("_facts", "_install", "_module")
@@ -115,12 +114,11 @@ def hook_files(
     domains: Mapping[str, Mapping[str, Any]], default: Optional[Mapping[str, Any]], python: str
 ) -> Dict[str, File]:
     """The hook, and what each domain is configured to. Options that are None are not written: they have defaults."""
-    lock = _libvirt_hook.LOCK
-    text = HOOK_TEXT.format(python=python, runner=RUNNER, entry=_name(_libvirt_hook), lock=lock)
+    text = HOOK_TEXT.format(python=python, runner=RUNNER, entry=_name(_libvirt_hook), lock=EVENTS_LOCK)
     files = {HOOK: File(text, 0o755)}
-    files.update({_libvirt_hook.domain_file(name): _json(given) for name, given in domains.items()})
+    files.update({domain_file(name): _json(given) for name, given in domains.items()})
     if default is not None:
-        files[_libvirt_hook.DEFAULT] = _json(default)
+        files[DEFAULT] = _json(default)
     return files
 
 
@@ -164,17 +162,19 @@ class Installation:
 
     def hook(self, wanted: Mapping[str, File]) -> List[Difference]:
         """Have libvirt's hook with these files. A libvirt that has not seen a hook before is told to look."""
-        found = self._change({**runner_files(), **wanted}, (RUNNER, HOOK, _libvirt_hook.CONFIGURATION))
+        found = self._change({**runner_files(), **wanted}, (RUNNER, HOOK, LIBVIRT))
         if any(change.path == HOOK and change.before is None for change in found):
             self._reload_libvirt()
         return found
 
     def unhook(self) -> List[Difference]:
         """Have no hook, and no runner where no claim persists."""
-        found = self._change({}, (HOOK, _libvirt_hook.CONFIGURATION, *([] if self.persistent() else [RUNNER])))
+        found = self._change({}, (HOOK, LIBVIRT, *([] if self.persistent() else [RUNNER])))
         if found:
             self._tidy()
             self._reload_libvirt()
+            if not self._check:
+                self._host.remove(EVENTS_LOCK)
         return found
 
     def persistent(self) -> List[str]:
@@ -188,9 +188,9 @@ class Installation:
         state = self._host.ask("systemctl", "show", "--value", "-p", "UnitFileState,ActiveState", "--", unit)
         if set((state or "").split()) != {"active", "enabled"}:
             found.append(Difference(f"{WANTS}/{unit}", None, File("enabled and started")))
-            if not self._check:
-                self._host.change("systemctl", "daemon-reload")
-                self._host.change("systemctl", "enable", "--now", "--", unit)
+        if not self._check and any(change.path in (UNIT, f"{WANTS}/{unit}") for change in found):
+            self._host.change("systemctl", "daemon-reload")
+            self._host.change("systemctl", "enable", "--now", "--", unit)
         return found
 
     def stop_persisting(self, claims: Optional[Iterable[str]]) -> List[Difference]:
@@ -199,16 +199,16 @@ class Installation:
         leaving = instances if claims is None else instances & {escaped(claim) for claim in claims}
         if not leaving:
             return []
+        # The claims' files first: without its file, a unit that stops leaves its claim as it is.
+        found = self._change({}, [f"{CLAIMS}/{instance}.json" for instance in leaving])
         if not self._check:
-            for instance in sorted(leaving):
-                self._host.change("systemctl", "disable", "--now", "--", f"vfio-isolation@{instance}.service")
-        owned = [f"{CLAIMS}/{instance}.json" for instance in sorted(leaving)]
+            units = (f"vfio-isolation@{instance}.service" for instance in sorted(leaving))
+            self._host.change("systemctl", "disable", "--now", "--", *units)
         if leaving == instances:
-            owned += [UNIT, *([] if self._host.exists(HOOK) else [RUNNER])]
-        found = self._change({}, owned)
-        self._tidy()
-        if UNIT in owned and not self._check:
-            self._host.change("systemctl", "daemon-reload")
+            found += self._change({}, [UNIT, *([] if self._host.exists(HOOK) else [RUNNER])])
+            self._tidy()
+            if not self._check:
+                self._host.change("systemctl", "daemon-reload")
         return found
 
     def _change(self, wanted: Mapping[str, File], owned: Iterable[str]) -> List[Difference]:
@@ -222,11 +222,13 @@ class Installation:
         if not self._check:
             previous = os.umask(0o022)  # for the directories
             try:
+                # The hook is there last and goes first: it needs the others, which by their paths come behind it.
+                for change in reversed(found):
+                    if change.after is not None:
+                        self._host.save(change.path, change.after.text, change.after.mode)
                 for change in found:
                     if change.after is None:
                         self._host.remove(change.path)
-                    else:
-                        self._host.save(change.path, change.after.text, change.after.mode)
             finally:
                 os.umask(previous)
         return found
@@ -238,14 +240,13 @@ class Installation:
         if not self._host.exists(f"{RUNNER}/__main__.py"):
             shutil.rmtree(self._host.path(RUNNER), ignore_errors=True)  # what Python has compiled
         hooks = HOOK.rpartition("/")[0]
-        libvirt = _libvirt_hook.CONFIGURATION
-        for directory in (f"{libvirt}/domains", libvirt, CLAIMS, CONFIGURATION, hooks):
+        for directory in (DOMAINS, LIBVIRT, CLAIMS, ROOT, hooks):
             self._host.remove_empty(directory)
 
     def _reload_libvirt(self) -> None:
         if self._check:
             return
-        for unit in LIBVIRT:
+        for unit in DAEMONS:
             state = self._host.ask("systemctl", "show", "--value", "-p", "ActiveState", "--", unit)
             if (state or "").strip() == "active":
                 self._host.change("systemctl", "reload", "--", unit)

@@ -15,6 +15,7 @@ import os
 from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Sequence
 
 from ._catalog import fill, read_steps
+from ._configuration import DEFAULT, EVENTS_LOCK, domain_file
 from ._domain import LIMIT, Domain, parse
 from ._domain_claim import Surroundings, decide, relaxed, reserving
 from ._errors import IsolationError
@@ -22,7 +23,6 @@ from ._job import VARIABLES
 from ._journal import FILE, Claim, Step
 from ._kernel.host import Host
 from ._kernel.libvirt import Domains, check_name
-from ._libvirt_hook import DEFAULT, LOCK, TIMEOUT, domain_file
 from ._transaction import Engine
 
 # Nobody else's claims are changed or given back.
@@ -30,7 +30,7 @@ MAKER = "libvirt"
 # What a domain can be configured to besides the variables of the role.
 SETTINGS: Dict[str, Any] = {
     "required": {"type": "bool", "default": True},
-    "timeout": {"type": "int", "default": TIMEOUT},
+    "timeout": {"type": "int", "default": 60},
 }
 
 
@@ -42,7 +42,7 @@ class Event:
         self.name = name
         self.operation = operation
         self.required = operation == "prepare"  # whether the domain may not start where this fails
-        self.timeout = TIMEOUT
+        self.timeout = int(SETTINGS["timeout"]["default"])
         self._host = host
         self._given = given
         self._variables: Dict[str, Any] = {}
@@ -67,7 +67,7 @@ class Event:
         """Do what the event asks for. Returns what to log. Raises IsolationError."""
         if self.operation == "started" and self._variables:
             return []
-        if self.operation != "prepare" and not self._host.exists(LOCK):
+        if self.operation != "prepare" and not self._host.exists(EVENTS_LOCK):
             return []
         with self._alone():
             engine = Engine(self._host, self.timeout)
@@ -123,7 +123,7 @@ class Event:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """One event at a time: what runs and what has claims must not change between looking and acting."""
-        path = self._host.path(LOCK)
+        path = self._host.path(EVENTS_LOCK)
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

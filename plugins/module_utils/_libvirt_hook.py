@@ -17,23 +17,16 @@ from __future__ import annotations
 import os
 import sys
 
+from ._configuration import DEFAULT, EVENTS_LOCK, domain_file
 from ._errors import IsolationError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Sequence
 
-CONFIGURATION = "/etc/vfio-isolation/libvirt"
-DEFAULT = f"{CONFIGURATION}/default.json"
-LOCK = "/run/vfio-isolation/libvirt.lock"
-TIMEOUT = 60
+TIMEOUT = 60  # until it is known what is configured
 # start comes too late and stopped too early; reconnect and attach are of a VM that runs; migrate, restore filter XML.
 ACTING = {("prepare", "begin"), ("started", "begin"), ("release", "end")}
-
-
-def domain_file(name: str) -> str:
-    """The configuration file of a domain."""
-    return f"{CONFIGURATION}/domains/{name}.json"
 
 
 def main(arguments: Sequence[str], root: str = "") -> int:
@@ -42,7 +35,7 @@ def main(arguments: Sequence[str], root: str = "") -> int:
     if (operation, sub) not in ACTING:
         return 0
     # Without a configuration it is left alone; without the lock no domain has a claim, nor will that not see this one.
-    if not any(os.path.lexists(root + path) for path in (domain_file(name), DEFAULT, LOCK)):
+    if not any(os.path.lexists(root + path) for path in (domain_file(name), DEFAULT, EVENTS_LOCK)):
         return 0
     import signal
 

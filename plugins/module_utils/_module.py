@@ -14,10 +14,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ._catalog import STEPS, read_items
+from ._configuration import CLAIMS
 from ._errors import IsolationError
 from ._journal import Step
 from ._kernel.host import Host
-from ._persistent_claim import CLAIMS
 from ._transaction import LOCK_TIMEOUT, Engine, Outcome
 
 COMMON: Dict[str, Any] = {"lock_timeout": {"type": "float", "default": LOCK_TIMEOUT}}

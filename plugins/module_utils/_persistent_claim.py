@@ -17,14 +17,12 @@ from ._errors import IsolationError
 from ._kernel.host import Host
 from ._transaction import Engine, Outcome
 
-CLAIMS = "/etc/vfio-isolation/claims"
-
 
 def main(arguments: Sequence[str]) -> int:
     """Be the unit's command; what it prints is in the journal of the system."""
     verb, path = arguments
     try:
-        outcome = _carry_out(verb, path, Host())
+        outcome = carry_out(verb, path, Host())
     except IsolationError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -33,8 +31,11 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _carry_out(verb: str, path: str, host: Host) -> Outcome:
+def carry_out(verb: str, path: str, host: Host) -> Outcome:
+    """Make the claim of a file, or revert it. Raises IsolationError."""
     text = host.read_own(path)
+    if text is None and verb == "stop":
+        return Outcome(False, [], {}, {}, {}, [f"there is no file {path} any more, so its claim stays as it is"])
     if text is None:
         raise IsolationError(f"there is no file {path}")
     try:

@@ -117,7 +117,7 @@ EXAMPLES = r"""
 RETURN = r"""
 ---
 strategy:
-  description: The strategy that was taken, V(partition) or V(slices).
+  description: The strategy that was taken, V(partition), V(slices) or V(tasks).
   returned: success
   type: str
   sample: partition

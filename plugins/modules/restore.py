@@ -93,7 +93,7 @@ claims:
   elements: str
   sample: [win11]
 strategy:
-  description: The strategy that was taken, V(partition) or V(slices).
+  description: The strategy that was taken, V(partition), V(slices) or V(tasks).
   returned: success, where a claim that is left reserves CPUs
   type: str
   sample: partition

@@ -132,7 +132,7 @@ actions:
     drop_caches: {"freed_bytes": 1874329600}
     compact_memory: {"free_huge_blocks": [{"node": 0, "before": 311, "after": 1490}]}
 strategy:
-  description: The strategy that was taken, V(partition) or V(slices).
+  description: The strategy that was taken, V(partition), V(slices) or V(tasks).
   returned: success, where a claim of the host reserves CPUs
   type: str
   sample: partition

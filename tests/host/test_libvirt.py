@@ -181,6 +181,10 @@ def test_a_claim_that_persists_comes_back_at_boot(libvirt_host: VirtualHost) -> 
     assert kernel(libvirt_host, CPUS) == before and libvirt_host.run(f"test -e {JOURNAL}").returncode != 0
     assert libvirt_host.run("systemctl start vfio-isolation@host").returncode == 0
     assert kernel(libvirt_host, CPUS) == "0-3"
+    no_more = play(libvirt_host, *persist[:-1], "isolate_persist=false")
+    assert no_more.returncode == 0 and "changed=1" in no_more.stdout, no_more.stdout
+    assert kernel(libvirt_host, CPUS) == "0-3" and libvirt_host.run(OURS).stdout == ""
+    assert play(libvirt_host, *persist).returncode == 0
     reverted = play(libvirt_host, "playbooks/revert.yml")
     assert reverted.returncode == 0 and "changed=1" in reverted.stdout, reverted.stdout
     assert kernel(libvirt_host, CPUS) == before and libvirt_host.run(OURS).stdout == ""

@@ -258,7 +258,8 @@ def check_required() -> None:
 
 def check_nothing_is_left() -> None:
     """A domain's end leaves no process of the hook; taking the hook away while a VM runs gives its claim back."""
-    from engine._install import CONFIGURATION, HOOK, RUNNER, Installation
+    from engine._configuration import ROOT
+    from engine._install import HOOK, RUNNER, Installation
     from engine._kernel.host import Host
 
     before = _two()
@@ -268,7 +269,7 @@ def check_nothing_is_left() -> None:
     engine().revert(None, maker="libvirt")
     assert cpus(read(f"{CGROUP}/cpuset.cpus.effective")) == set(range(8))
     assert state("one").startswith("running") and vcpus("one") == [{4}, {5}]
-    assert not any(os.path.lexists(path) for path in (CONFIGURATION, HOOK, RUNNER, os.path.dirname(HOOK)))
+    assert not any(os.path.lexists(path) for path in (ROOT, HOOK, RUNNER, os.path.dirname(HOOK)))
     destroy("one")
     unchanged(before)
 

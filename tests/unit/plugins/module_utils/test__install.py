@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import List
 
 import pytest
+from ansible_collections.vfio.isolation.plugins.module_utils._configuration import DEFAULT, ROOT, domain_file
 from ansible_collections.vfio.isolation.plugins.module_utils._errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._install import (
-    CONFIGURATION,
     HOOK,
     RUNNER,
     UNIT,
@@ -30,7 +30,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._install import (
     unit_files,
 )
 from ansible_collections.vfio.isolation.plugins.module_utils._kernel.host import Host
-from ansible_collections.vfio.isolation.plugins.module_utils._libvirt_hook import DEFAULT, domain_file
+from ansible_collections.vfio.isolation.plugins.module_utils._persistent_claim import carry_out
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_host import FakeHost
 
 PYTHON = "/usr/bin/python3"
@@ -67,7 +67,7 @@ def test_the_hook_is_installed_once_and_leaves_nothing(tmp_path: Path) -> None:
     announced = Installation(host, check=True).unhook()
     assert [change.path for change in Installation(host, check=False).unhook()] == [change.path for change in announced]
     assert files(tmp_path) == before
-    assert not host.exists(RUNNER) and not host.exists(CONFIGURATION) and not host.exists(os.path.dirname(HOOK))
+    assert not host.exists(RUNNER) and not host.exists(ROOT) and not host.exists(os.path.dirname(HOOK))
     assert Installation(host, check=False).unhook() == []
 
 
@@ -113,7 +113,7 @@ def test_the_runner_stays_as_long_as_something_needs_it(tmp_path: Path) -> None:
     installation.stop_persisting(None)
     assert host.exists(RUNNER) and not host.exists(UNIT)
     installation.unhook()
-    assert not host.exists(RUNNER) and not host.exists(CONFIGURATION)
+    assert not host.exists(RUNNER) and not host.exists(ROOT)
 
 
 def test_a_claim_that_persists(tmp_path: Path) -> None:
@@ -124,13 +124,35 @@ def test_a_claim_that_persists(tmp_path: Path) -> None:
     unit = "vfio-isolation@big\\x20vm.service"
     assert changes[-1].path.endswith(f"multi-user.target.wants/{unit}")
     assert ("systemctl", "enable", "--now", "--", unit) in host.commands
-    path = f"{CONFIGURATION}/claims/big\\x20vm.json"
+    path = f"{ROOT}/claims/big\\x20vm.json"
     assert json.loads(host.read(path) or "") == {"claim": "big vm", "steps": [{"drop_caches": {"sync": True}}]}
-    assert f"_persistent_claim start {CONFIGURATION}/claims/%i.json" in (host.read(UNIT) or "")
+    assert f"_persistent_claim start {ROOT}/claims/%i.json" in (host.read(UNIT) or "")
     host.answers["show"] = (0, "active\nenabled\n", "")
     assert Installation(host, check=False).persist("big vm", wanted) == []
     Installation(host, check=False).stop_persisting(None)
     assert ("systemctl", "disable", "--now", "--", unit) in host.commands and not host.exists(UNIT)
+
+
+def test_the_hook_comes_last_and_goes_first(tmp_path: Path) -> None:
+    """A VM that starts meanwhile finds all of it, or nothing."""
+    host = host_with_libvirt(tmp_path)
+    Installation(host, check=False).hook(hook_files({"one": {}}, None, PYTHON))
+    saved = [line for line in host.log if line.startswith("saved ")]
+    assert saved[-2:] == [f"saved {domain_file('one')}", f"saved {HOOK}"]
+    host.log.clear()
+    Installation(host, check=False).unhook()
+    assert host.log[0] == f"removed {HOOK}"
+
+
+def test_a_unit_that_stops_without_its_file_leaves_the_claim(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {})
+    assert carry_out("stop", "/no/file", host).warnings
+    with pytest.raises(IsolationError, match="there is no file /no/file"):
+        carry_out("start", "/no/file", host)
+    host.put("/x/bad", '{"claim": "x"}')
+    with pytest.raises(IsolationError, match="/x/bad holds no claim"):
+        carry_out("stop", "/x/bad", host)
+    assert not host.log
 
 
 @pytest.mark.parametrize(

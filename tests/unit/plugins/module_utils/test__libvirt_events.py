@@ -13,10 +13,10 @@ import os
 from typing import Any, Dict, Iterator, List
 
 import pytest
+from ansible_collections.vfio.isolation.plugins.module_utils._configuration import DEFAULT, domain_file
 from ansible_collections.vfio.isolation.plugins.module_utils._errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._journal import FILE
 from ansible_collections.vfio.isolation.plugins.module_utils._libvirt_events import Event
-from ansible_collections.vfio.isolation.plugins.module_utils._libvirt_hook import DEFAULT, domain_file
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_jobs import engine, whole_job
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_kernel import (
     CGROUP,
