@@ -73,7 +73,8 @@ def fill(what: str, spec: Mapping[str, Mapping[str, Any]], given: Mapping[str, A
         choices = spec[option].get("choices")
         if choices and value is not None and value not in choices:
             raise IsolationError(f"{what}: {option} is {value!r}; expected one of {', '.join(choices)}")
-    return {option: given.get(option, spec[option].get("default")) for option in spec}
+    there = {option: value for option, value in given.items() if value is not None}
+    return {option: there.get(option, spec[option].get("default")) for option in spec}
 
 
 def read_steps(items: Sequence[Any]) -> List[Step]:

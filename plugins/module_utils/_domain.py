@@ -17,6 +17,7 @@ from xml.parsers import expat
 
 from ._cpus import NONE, CpuSet, parse_list
 from ._errors import IsolationError
+from ._units import escape
 
 # libvirt's own are some ten KiB.
 LIMIT = 1 << 20
@@ -33,6 +34,7 @@ class Domain(NamedTuple):
     vcpus: CpuSet
     emulator: CpuSet  # with the I/O threads
     cgroup: str = "/machine.slice"
+    is_placed: bool = False  # by libvirt itself, where the XML does not say (placement='auto')
 
 
 def parse(text: bytes) -> Domain:
@@ -64,6 +66,7 @@ class _Reader:
         self._emulator = NONE
         self._iothreads = NONE
         self._partition: List[str] = []
+        self._is_placed = False
 
     def doctype(self, *_declaration: object) -> None:
         raise IsolationError("the domain's XML has a document type, which libvirt never writes; it is not read")
@@ -74,8 +77,9 @@ class _Reader:
             raise IsolationError(f"the domain's XML is nested more than {DEPTH} deep; it is not read")
         # The file of a running domain has its XML inside of another element.
         where = "/".join(self._path[1:] if self._path[0] == "domstatus" else self._path)
-        if where == "domain/vcpu" and "cpuset" in attributes:
-            self._everywhere = _cpus(attributes, where)
+        if where == "domain/vcpu":
+            self._is_placed = attributes.get("placement") == "auto"
+            self._everywhere = _cpus(attributes, where) if "cpuset" in attributes else NONE
         elif where == "domain/cputune/vcpupin":
             self._pins[attributes.get("vcpu", "")] = _cpus(attributes, where)
         elif where == "domain/cputune/emulatorpin":
@@ -96,23 +100,20 @@ class _Reader:
 
     def domain(self) -> Domain:
         number = "".join(self._number).strip()
-        all_pinned = len(self._pins) >= int(number) if number.isdigit() else True
+        all_pinned = len(self._pins) >= int(number) if re.match(r"[0-9]{1,6}\Z", number) else True
         vcpus: CpuSet = frozenset().union(*self._pins.values())
         return Domain(
             "".join(self._name),
             vcpus if all_pinned and vcpus else vcpus | self._everywhere,
             (self._emulator or self._everywhere) | self._iothreads,
             _slice("".join(self._partition).strip() or "/machine"),
+            self._is_placed,
         )
 
 
 def _slice(partition: str) -> str:
     """The cgroup of a resource partition: `/a/b` is a.slice/a-b.slice, see systemd.slice(5) and libvirt, cgroups."""
-    names = [
-        re.sub(r"[^A-Za-z0-9:_.]|^\.", lambda match: f"\\x{ord(match[0]):02x}", name)
-        for name in partition.split("/")
-        if name
-    ]
+    names = [escape(name) for name in partition.split("/") if name]
     return "".join(f"/{'-'.join(names[: depth + 1])}.slice" for depth in range(len(names)))
 
 

@@ -16,6 +16,10 @@ class IsolationError(Exception):
     """A request that cannot be carried out; its text is the sentence to show."""
 
 
+class TimeLimit(Exception):
+    """An alarm that rings in the middle of anything. No IsolationError: what goes on after one must not go on now."""
+
+
 class Refused(IsolationError):
     """The kernel (or systemd) refused a write."""
 

@@ -19,13 +19,14 @@ import shutil
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Set
 
 # Ansible brings only what is imported, so all entries of the runner are, with what they import themselves.
 from . import _libvirt_events, _libvirt_hook, _persistent_claim, _runner
 from ._configuration import CLAIMS, DEFAULT, DOMAINS, EVENTS_LOCK, LIBVIRT, ROOT, domain_file
 from ._errors import IsolationError
-from ._kernel.host import Host
+from ._kernel.host import BESIDE, Host
+from ._units import escape
 
 RUNNER = "/usr/local/lib/vfio-isolation"
 HOOK = "/etc/libvirt/hooks/qemu.d/vfio-isolation"
@@ -130,17 +131,17 @@ def unit_files(claim: str, steps: Iterable[Any], python: str) -> Dict[str, File]
 
 def claim_file(claim: str) -> str:
     """The file of a claim that persists."""
-    return f"{CLAIMS}/{escaped(claim)}.json"
+    return f"{CLAIMS}/{escape(claim)}.json"
 
 
-def escaped(claim: str) -> str:
-    """A claim's name as the instance of a unit, see systemd-escape(1)."""
-    kept = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:_.")
-    data = os.fsencode(claim)
-    return "".join(
-        "-" if byte == 0x2F else chr(byte) if chr(byte) in kept and (byte != 0x2E or position) else f"\\x{byte:02x}"
-        for position, byte in enumerate(data)
-    )
+def check_persistable(claim: str) -> None:
+    """Raise IsolationError where a claim's name is too long for its unit and its file."""
+    longest = 255 - len("vfio-isolation@.service")
+    if len(escape(claim)) > longest:
+        raise IsolationError(
+            f"claim: {claim[:40]!r} cannot persist: the name of its unit has {len(escape(claim))} characters between @"
+            f" and .service, and at most {longest} are allowed"
+        )
 
 
 def check_python(host: Host, python: str) -> None:
@@ -148,7 +149,8 @@ def check_python(host: Host, python: str) -> None:
     told = None
     if re.match(r"/[A-Za-z0-9_./+-]+\Z", python) and host.exists(python):
         told = host.ask(python, "-I", "-S", "-c", "import sys; print(*sys.version_info[:2])")
-    if told is None or tuple(map(int, told.split())) < OLDEST:
+    version = re.match(r"(\d+) (\d+)\n\Z", told or "")
+    if not version or (int(version[1]), int(version[2])) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         raise IsolationError(f"python: {python} is no Python {oldest} or newer on this host; name one by its path")
 
@@ -162,29 +164,29 @@ class Installation:
 
     def hook(self, wanted: Mapping[str, File]) -> List[Difference]:
         """Have libvirt's hook with these files. A libvirt that has not seen a hook before is told to look."""
-        found = self._change({**runner_files(), **wanted}, (RUNNER, HOOK, LIBVIRT))
+        found = self._change({**runner_files(), **wanted}, (RUNNER, HOOK, HOOK + BESIDE, LIBVIRT))
         if any(change.path == HOOK and change.before is None for change in found):
             self._reload_libvirt()
         return found
 
     def unhook(self) -> List[Difference]:
         """Have no hook, and no runner where no claim persists."""
-        found = self._change({}, (HOOK, LIBVIRT, *([] if self.persistent() else [RUNNER])))
+        found = self._change({}, (HOOK, HOOK + BESIDE, LIBVIRT, *([] if self.persistent() else [RUNNER])))
         if found:
             self._tidy()
             self._reload_libvirt()
-            if not self._check:
-                self._host.remove(EVENTS_LOCK)
         return found
 
-    def persistent(self) -> List[str]:
-        """The claims that come back at boot, as the instances of their units."""
-        return [name[: -len(".json")] for name in self._host.list(CLAIMS) if name.endswith(".json")]
+    def persistent(self) -> Set[str]:
+        """The claims that come back at boot, as the instances of their units; also where only a part of one is left."""
+        links = (re.match(r"vfio-isolation@(.+)\.service\Z", name) for name in self._host.list(WANTS))
+        files = (re.match(r"(.+)\.json\Z", name) for name in self._host.list(CLAIMS))
+        return {match[1] for match in (*links, *files) if match}
 
     def persist(self, claim: str, wanted: Mapping[str, File]) -> List[Difference]:
         """Have a claim come back at boot."""
         found = self._change({**runner_files(), **wanted}, (RUNNER,))
-        unit = f"vfio-isolation@{escaped(claim)}.service"
+        unit = f"vfio-isolation@{escape(claim)}.service"
         state = self._host.ask("systemctl", "show", "--value", "-p", "UnitFileState,ActiveState", "--", unit)
         if set((state or "").split()) != {"active", "enabled"}:
             found.append(Difference(f"{WANTS}/{unit}", None, File("enabled and started")))
@@ -195,8 +197,8 @@ class Installation:
 
     def stop_persisting(self, claims: Optional[Iterable[str]]) -> List[Difference]:
         """Have claims (all, where None) not come back at boot, and no runner where nothing needs it."""
-        instances = set(self.persistent())
-        leaving = instances if claims is None else instances & {escaped(claim) for claim in claims}
+        instances = self.persistent()
+        leaving = instances if claims is None else instances & {escape(claim) for claim in claims}
         if not leaving:
             return []
         # The claims' files first: without its file, a unit that stops leaves its claim as it is.

@@ -66,6 +66,7 @@ class Store:
         self._host = host
         self._check = check
         self._complete = complete
+        self._checked: Dict[str, str] = {}  # once a run is enough
         self.warning: Optional[str] = None
 
     @contextlib.contextmanager
@@ -119,8 +120,7 @@ class Store:
                 raise IsolationError(f"claim {name!r}: {error}") from error
             claims[name] = Claim(steps, tuple(str(address) for address in claim["holds"]), str(claim.get("maker", "")))
         baseline = dict(content["baseline"])
-        for address, value in baseline.items():
-            self._check(address, value)
+        self._check_all(baseline)
         return Journal(baseline, claims, str(content["kept_off"]), dict(content["refused"]))
 
     @staticmethod
@@ -133,13 +133,18 @@ class Store:
     def _boot_id(self) -> str:
         return self._host.read("/proc/sys/kernel/random/boot_id") or ""
 
+    def _check_all(self, baseline: Mapping[str, str]) -> None:
+        for address, value in baseline.items():
+            if address not in self._checked or self._checked[address] != value:
+                self._check(address, value)
+                self._checked[address] = value
+
     def save(self, journal: Journal) -> None:
         """Make the journal durable; without a claim there is nothing to keep, and the file goes."""
         if not journal.claims:
             self._host.remove(FILE)
             return
-        for address, value in journal.baseline.items():
-            self._check(address, value)  # what could not be read back must never be written
+        self._check_all(journal.baseline)  # what could not be read back must never be written
         content = {
             "format": FORMAT,
             "boot_id": self._boot_id(),

@@ -18,7 +18,7 @@ import os
 import sys
 
 from ._configuration import DEFAULT, EVENTS_LOCK, domain_file
-from ._errors import IsolationError
+from ._errors import IsolationError, TimeLimit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,19 +43,21 @@ def main(arguments: Sequence[str], root: str = "") -> int:
     from ._libvirt_events import Event
 
     event = Event(name, operation, Host(root), sys.stdin.buffer)
+    sentence = ""
     try:
         _be_done_within(signal, TIMEOUT)
         event.configure()
         _be_done_within(signal, event.timeout)
         for line in event.carry_out():
             _log(f"{name!r}: {operation}: {line}")
-        return 0
-    except IsolationError as error:
+    except (IsolationError, TimeLimit) as error:
         sentence = f"{name!r}: {operation}: {error}"
     except Exception as error:  # whatever it is: whether the domain may start is said by its configuration alone
         sentence = f"{name!r}: {operation}: {type(error).__name__}: {error}"
     finally:
         signal.alarm(0)
+    if not sentence:
+        return 0
     _log(sentence, failed=True)
     if not event.required:
         return 0
@@ -69,7 +71,7 @@ def _be_done_within(signal: Any, seconds: int) -> None:
     def expired(_number: int, _frame: object) -> None:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(seconds)
-        raise IsolationError(f"this took more than {seconds} s; the option timeout can give it more")
+        raise TimeLimit(f"this took more than {seconds} s; the option timeout can give it more")
 
     signal.signal(signal.SIGALRM, expired)
     signal.alarm(seconds)

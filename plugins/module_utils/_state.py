@@ -70,6 +70,7 @@ class State:
         # What reserve_cpus steps have asked for so far: reservations of several claims add up.
         self.reserved: Dict[str, CpuSet] = {}
         self.partition_types: Dict[str, str] = {}
+        self.host_nodes: CpuSet = NONE  # the NUMA nodes that such steps have named for the host's memory
         self.kept_off: CpuSet = NONE
         # What irq_affinity steps keep interrupts off: where one has no CPU left, it gets none of these.
         self.masked: CpuSet = NONE

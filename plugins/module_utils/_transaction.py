@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Seq
 
 from ._catalog import STEPS, complete
 from ._cpus import format_list, parse_list
-from ._errors import IsolationError
+from ._errors import IsolationError, TimeLimit
 from ._journal import Claim, Journal, Step, Store
 from ._kernel.host import Host
 from ._planning import Change, Plan, fold
@@ -119,7 +119,7 @@ class Engine:
             writer = Writer(self.resources, plan.state)
             try:
                 actions = writer.run(plan, [step], UNCLAIMED)
-            except IsolationError as error:
+            except (IsolationError, TimeLimit) as error:
                 done = [*plan.changes, *writer.swept.get(UNCLAIMED, [])]
                 back = self._fold_prior(journal, {change.address: change.before for change in done})
                 undo = Writer(self.resources, back.state)
@@ -229,7 +229,7 @@ class Engine:
                 journal = journal._replace(claims={**journal.claims, claim: now})
             pruned = _pruned(journal, plan, writer.skipped)
             self.store.save(pruned._replace(refused={**plan.state.skipped, **writer.lasting}))
-        except IsolationError as error:
+        except (IsolationError, TimeLimit) as error:
             raise _rolled_back(error, *self._roll_back(before, journal, claim)) from error
         return self._outcome(plan, steps, actions, writer)._replace(changed=True)
 
@@ -329,7 +329,7 @@ def _pruned(journal: Journal, plan: Plan, skipped: Mapping[str, str]) -> Journal
     return Journal(baseline, claims, format_list(plan.state.kept_off), journal.refused)
 
 
-def _rolled_back(error: IsolationError, failures: List[str], skipped: Mapping[str, str]) -> IsolationError:
+def _rolled_back(error: Exception, failures: List[str], skipped: Mapping[str, str]) -> IsolationError:
     if failures:
         return IsolationError(f"{error}. Rolling back failed in part: {'; '.join(failures)}. Run restore to go on")
     but = "; ".join(f"{address}: {reason}" for address, reason in sorted(skipped.items()))

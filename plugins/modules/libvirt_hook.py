@@ -130,6 +130,7 @@ changes:
     - {"address": "cgroup.cpus:/machine.slice", "before": "4-7", "after": ""}
 """
 
+import contextlib
 from typing import Any, Dict, Mapping, Optional
 
 from ansible.module_utils.basic import AnsibleModule
@@ -142,7 +143,12 @@ from ansible_collections.vfio.isolation.plugins.module_utils._install import (
 )
 from ansible_collections.vfio.isolation.plugins.module_utils._job import VARIABLES
 from ansible_collections.vfio.isolation.plugins.module_utils._kernel.libvirt import check_name
-from ansible_collections.vfio.isolation.plugins.module_utils._libvirt_events import MAKER, SETTINGS
+from ansible_collections.vfio.isolation.plugins.module_utils._libvirt_events import (
+    LONGEST_TIMEOUT,
+    MAKER,
+    SETTINGS,
+    alone,
+)
 from ansible_collections.vfio.isolation.plugins.module_utils._module import run, told, with_files
 from ansible_collections.vfio.isolation.plugins.module_utils._transaction import Engine
 
@@ -160,8 +166,10 @@ def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
     given = module.params
     installation = Installation(engine.host, module.check_mode)
     if given["state"] == "absent":
-        files = installation.unhook()
-        outcome = engine.revert(None, module.check_mode, maker=MAKER)
+        # An event that waits meanwhile finds no configuration, so no domain gets a claim any more.
+        with alone(engine.host) if not module.check_mode else contextlib.nullcontext():
+            files = installation.unhook()
+            outcome = engine.revert(None, module.check_mode, maker=MAKER)
         return with_files(module, told(module, outcome), files)
     common = {name: given[name] for name in SETTINGS}
     domains = {name: _checked(f"domains: {name}", options, common) for name, options in given["domains"].items()}
@@ -183,8 +191,8 @@ def _checked(where: str, given: Optional[Mapping[str, Any]], common: Mapping[str
     if checked.error_messages:
         raise IsolationError(f"{where}: {'; '.join(checked.error_messages)}")
     configured = {**common, **{option: checked.validated_parameters[option] for option in options}}
-    if not 0 < configured["timeout"] <= 3600:
-        raise IsolationError(f"{where}: timeout is {configured['timeout']}; expected 1 to 3600 seconds")
+    if not 0 < configured["timeout"] <= LONGEST_TIMEOUT:
+        raise IsolationError(f"{where}: timeout is {configured['timeout']}; expected 1 to {LONGEST_TIMEOUT} seconds")
     return configured
 
 

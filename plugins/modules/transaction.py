@@ -227,10 +227,12 @@ def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
         # Here, not above: few runs need it, and to compile it takes its time.
         from ansible_collections.vfio.isolation.plugins.module_utils._install import (
             Installation,
+            check_persistable,
             check_python,
             unit_files,
         )
 
+        check_persistable(claim)
         check_python(engine.host, python)
         outcome = engine.apply(claim, steps, module.check_mode)
         items = [{step.name: step.arguments} for step in steps]

@@ -139,3 +139,25 @@ def test_bad_arguments(host: VirtualHost) -> None:
     bad = play(host, "playbooks/isolate.yml", "-e", "isolate_vm_cpus=4-x")
     assert bad.returncode != 0 and "term 1, '4-x'" in bad.stdout, bad.stdout
     assert host.run("ls /run/vfio-isolation/journal.json").returncode != 0
+
+
+def test_role_on_v1(v1_host: VirtualHost) -> None:
+    """The role isolates a host with cgroup v1, with memory that migrates; audit and the way back are the same."""
+    cpuset = "/sys/fs/cgroup/cpuset"
+    v1_host.run("systemctl stop irqbalance")
+    given = ("-e", "isolate_vm_cpus=4-7", "-e", "isolate_memory_migrate=true", "-e", "isolate_host_mems=0-1")
+    checked = play(v1_host, "playbooks/isolate.yml", *given, "--check", "--diff")
+    assert checked.returncode == 0 and "+cgroup.memory_migrate:/host.slice 1" in checked.stdout, checked.stdout
+    assert v1_host.run(f"test -e {cpuset}/host.slice").returncode != 0
+    done = play(v1_host, "playbooks/isolate.yml", *given)
+    assert done.returncode == 0 and "changed=1" in done.stdout, done.stdout
+    files = {"cpus": "0-3", "mems": "0-1", "memory_migrate": "1"}
+    assert {name: kernel(v1_host, f"{cpuset}/host.slice/cpuset.{name}") for name in files} == files
+    assert kernel(v1_host, "/proc/1/cpuset") == "/host.slice"
+    again = play(v1_host, "playbooks/isolate.yml", *given)
+    assert again.returncode == 0 and "changed=0" in again.stdout, again.stdout
+    audit = play(v1_host, "playbooks/audit.yml")
+    assert audit.returncode == 0 and "strategy: tasks" in audit.stdout, audit.stdout
+    reverted = play(v1_host, "playbooks/revert.yml")
+    assert reverted.returncode == 0 and "changed=1" in reverted.stdout, reverted.stdout
+    assert kernel(v1_host, "/proc/1/cpuset") == "/" and v1_host.run(f"test -e {cpuset}/host.slice").returncode != 0

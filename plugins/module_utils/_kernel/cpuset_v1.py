@@ -11,6 +11,7 @@ Source: Documentation/admin-guide/cgroup-v1/cpusets.rst.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from typing import Dict, List, Optional, Set, Tuple
 
@@ -35,11 +36,22 @@ class CpusetList(ListKind):
             self._cgroups.host.write(self.where(name), value)
         except Refused as refused:
             if not value and refused.code in (errno.ENOSPC, errno.EBUSY):
-                raise Immovable("the kernel empties no list of a cpuset that has tasks, or others below it") from None
-            if refused.code == errno.EBUSY and (name, value) not in self._later:
-                self._later.add((name, value))  # a cpuset below it that goes away has the rest, until then
+                self._widen(name)
+            if refused.code in (errno.EBUSY, errno.EINVAL) and (name, value) not in self._later:
+                # A cpuset below it that goes away, or an exclusive one beside it that shrinks, has the rest until then.
+                self._later.add((name, value))
                 return
             self._write_what_there_is(name, value, refused)
+
+    def _widen(self, name: str) -> None:
+        """Leave a cpuset that stays, though it was to go, with all that it can have, not with what a claim left it."""
+        everything = format_list(self._cgroups.cpus(parent_of(name), self._file))
+        with contextlib.suppress(Refused):  # an exclusive cpuset is beside it
+            self._cgroups.host.write(self.where(name), everything)
+        now = format_list(self._cgroups.cpus(name, self._file))
+        raise Immovable(
+            f"the kernel empties no list of a cpuset that has tasks, or others below it: it holds {now} now"
+        ) from None
 
     def _write_what_there_is(self, name: str, value: str, refused: Refused) -> None:
         """Write a list without what went offline: the kernel has taken that out of all cpusets, for good."""
@@ -62,7 +74,8 @@ class CpusetList(ListKind):
         if not after:
             return [(12.4 - depth, new)]
         grown = [(3 + depth, format_list(both))] if both != before else []
-        return grown + ([(5 - depth, new), (12.3 - depth, new)] if both != after else [])
+        shrunk = [(5 - depth, new), (12.3 - depth, new)] if both != after else []
+        return grown + (shrunk or [(5.5 + depth, new)])
 
 
 class Flag(CgroupKind):
@@ -79,8 +92,10 @@ class Flag(CgroupKind):
         return self._cgroups.read(name, f"cpuset.{self._flag}")
 
     def write(self, name: str, value: str) -> None:
-        """Set or clear it."""
-        self._cgroups.host.write(self.where(name), value)
+        """Set or clear it. Of a cpuset that was to go and stays, it is what a new one has."""
+        self._cgroups.host.write(self.where(name), value or FLAGS[self._flag])
+        if not value:
+            raise Immovable("something is in its cpuset, which stays")
 
     def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
         """Exclusive means without overlap, and only below a parent that is: given up early, leaves first; taken late.
@@ -88,9 +103,12 @@ class Flag(CgroupKind):
         Memory migrates when lists change and tasks arrive: switched on before, off after.
         """
         depth = self._depth(name) / 1000
+        if not new:
+            exclusive = self._flag in ("cpu_exclusive", "mem_exclusive")
+            return ([(1.0 - depth, "0")] if exclusive and old == "1" else []) + [(12.45, new)]
         early_and_late = {"memory_migrate": {"1": 2.0, "0": 12.45}}
         stages = early_and_late.get(self._flag, {"1": 6.0 + depth, "0": 1.0 - depth if old else 6.0})
-        return [(stages[new], new)] if new else []
+        return [(stages[new], new)]
 
     def where(self, name: str) -> str:
         """The file."""

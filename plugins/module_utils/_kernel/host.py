@@ -20,6 +20,8 @@ from typing import Callable, List, Optional, Sequence, Tuple
 from .._cpus import CpuSet
 from .._errors import Immovable, IsolationError, Refused
 
+# Behind the name of a file whose new version is being written.
+BESIDE = ".new"
 Run = Callable[[Sequence[str]], Tuple[int, str, str]]
 
 
@@ -100,7 +102,7 @@ class Host:
     def read_own(self, path: str) -> Optional[str]:
         """A file of our own, which root will act on; None where there is none.
 
-        Raises IsolationError where others than root may write it or put another in its place, and PermissionError.
+        Raises IsolationError where others than root may write it or its directory, and PermissionError.
         """
         try:
             with open(self.path(path), "rb") as stream:
@@ -204,15 +206,16 @@ class Host:
     def save(self, path: str, text: str, mode: int = 0o644) -> None:
         """Put a file of our own in place, whole or not at all, and durable. Raises Refused."""
         target = self.path(path)
-        beside = target + ".new"
+        beside = target + BESIDE
         try:
             os.makedirs(os.path.dirname(target), exist_ok=True)
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with open(descriptor, "w", encoding="utf-8") as stream:
-                os.fchmod(descriptor, mode)  # whatever the umask
                 stream.write(text)
                 stream.flush()
                 os.fsync(descriptor)
+            # Not before it is whole: libvirt runs every executable in a directory of hooks.
+            os.chmod(beside, mode)
             os.replace(beside, target)
         except OSError as error:
             raise Refused.of(error, path, "a new version of the file") from error
@@ -245,8 +248,11 @@ class Host:
         self.note_write(" ".join(argv))
 
     def ask(self, *argv: str) -> Optional[str]:
-        """What a command that changes nothing prints; None where it fails."""
-        code, out, _err = self._run(argv)
+        """What a command that changes nothing prints; None where it fails, or is not there."""
+        try:
+            code, out, _err = self._run(argv)
+        except OSError:
+            return None
         return out if code == 0 else None
 
     def affinity(self, thread: int) -> Optional[CpuSet]:

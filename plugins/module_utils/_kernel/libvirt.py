@@ -17,12 +17,12 @@ from typing import Optional, Set, Tuple
 from .._cpus import CpuSet
 from .._domain import PIN_EMULATOR, PIN_VCPUS, Domain, parse
 from .._errors import IsolationError
-from .host import Host
+from .host import BESIDE, Host
 
 RUNNING = "/run/libvirt/qemu"
 DIRECTORIES = ("/etc/libvirt/qemu", RUNNING)
-# Of a file's name, without its ending.
-LONGEST = 250
+# Of a file's name, without the ending of its new version.
+LONGEST = 255 - len(f".json{BESIDE}")
 EMULATOR = "emulator"
 
 

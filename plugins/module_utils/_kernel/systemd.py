@@ -99,8 +99,8 @@ class Systemd:
         self._host.change("systemctl", "start", "--", unit)
 
     def stop(self, unit: str) -> None:
-        """Stop a unit."""
-        self._host.change("systemctl", "stop", "--", unit)
+        """Stop a unit by itself. A slice would take with it what is started in it just now."""
+        self._host.change("systemctl", "stop", "--job-mode=ignore-dependencies", "--", unit)
 
     def drop_in(self, unit: str, prop: str) -> Optional[str]:
         """The drop-in that set_property left behind; None where there is none."""

@@ -34,7 +34,7 @@ ARGUMENTS: Dict[str, Any] = {
 WORKING_PARTITIONS = (6, 1)
 
 
-def choose(asked: str, version: int, release: str) -> Tuple[str, str]:
+def choose(asked: str, version: int, release: str, cgroup: str = "/machine.slice") -> Tuple[str, str]:
     """The strategy, and why: `version` is that of the cpuset controller's cgroup, `release` the kernel's."""
     if version == 0:
         raise IsolationError("this kernel has no cgroup with a cpuset controller; enable CONFIG_CPUSETS")
@@ -49,6 +49,8 @@ def choose(asked: str, version: int, release: str) -> Tuple[str, str]:
         raise IsolationError("strategy tasks: this host has cgroup v2; use strategy auto, partition or slices")
     if asked != "auto":
         return asked, "as asked"
+    if parent_of(cgroup) != "/":
+        return "slices", f"cgroup v2, but a partition can be made below the root only, and not of {cgroup}"
     match = re.match(r"(\d+)\.(\d+)", release)
     if match and (int(match.group(1)), int(match.group(2))) >= WORKING_PARTITIONS:
         return "partition", f"cgroup v2, and Linux {release} has isolated cpuset partitions"
@@ -63,7 +65,7 @@ def plan(arguments: Mapping[str, Any], state: State) -> None:
     cgroup = "/" + arguments["cgroup"].strip("/")
     if not state.resources.kinds["cgroup.exists"].valid_name(cgroup):
         raise IsolationError(f"cgroup: {arguments['cgroup']!r} is not the path of a cgroup")
-    strategy, reason = choose(arguments["strategy"], state.resources.cgroups.version, os.uname().release)
+    strategy, reason = choose(arguments["strategy"], state.resources.cgroups.version, os.uname().release, cgroup)
     state.notes.update(strategy=strategy, strategy_reason=reason)
     for option in ("memory_migrate", "host_mems"):
         if arguments[option] and strategy != "tasks":
@@ -110,7 +112,8 @@ def _partition(state: State, cgroup: str, kind: str, host: CpuSet) -> None:
 
 def _slices(state: State, everything: CpuSet, host: CpuSet) -> None:
     for child in state.children("/"):
-        if child not in state.reserved:
+        # What is above the VMs must have their CPUs, too.
+        if not any(f"{cgroup}/".startswith(f"{child}/") for cgroup in state.reserved):
             listed = state.cpus(f"cgroup.cpus:{child}")
             state.narrow(child, ((listed - everything) & host if listed else host) or host)
     state.keep_off(everything)
@@ -135,7 +138,8 @@ def _tasks(state: State, arguments: Mapping[str, Any], cgroup: str, everything: 
         for other in state.tree(top):
             listed = state.cpus(f"cgroup.cpus:{other}")
             if other != path and listed & everything and not _is_said(state, other):
-                state.narrow(other, (listed - everything) or host)
+                room = state.cpus(f"cgroup.cpus:{parent_of(other)}") & host
+                state.narrow(other, (listed - everything) & room or room or host)
     move_all(state, "/", path, kernel_threads=False)
     state.keep_off(everything)
 
@@ -153,7 +157,9 @@ def _nodes(given: Any, host: CpuSet, state: State) -> CpuSet:
     """The NUMA nodes of the host's memory: as given, or those of its CPUs."""
     there = state.resources.memory.nodes()
     if given not in (None, "", []):
-        return parse_nodes(given, there, "host_mems")
+        state.host_nodes |= parse_nodes(given, there, "host_mems")
+    if state.host_nodes:  # also where it is another claim that has named them
+        return state.host_nodes
     own = frozenset(node for node, cpus in state.resources.topology.nodes().items() if cpus & host)
     return (own & there) or there
 

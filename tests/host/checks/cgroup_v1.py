@@ -200,6 +200,48 @@ def check_cpu_that_goes_offline() -> None:
     assert not found, found
 
 
+def _make(name: str, cpu_list: str, exclusive: bool = False) -> None:
+    """A cpuset of somebody else, which goes when the check ends."""
+    os.mkdir(f"{CPUSET}/{name}")
+    at_end(lambda: os.rmdir(f"{CPUSET}/{name}"))
+    write(f"{CPUSET}/{name}/cpuset.mems", "0-1")
+    write(f"{CPUSET}/{name}/cpuset.cpus", cpu_list)
+    write(f"{CPUSET}/{name}/cpuset.cpu_exclusive", str(int(exclusive)))
+
+
+def check_an_exclusive_cpuset_beside_others() -> None:
+    """An exclusive cpuset of ours is gone before those beside it get its CPUs back, also after a step that fails."""
+    _make("docker", "0-7")
+    before = snapshot()
+    steps = [step("reserve_cpus", cpus="4-7"), step("cpuset", path="/machine.slice", cpus="4-7", cpu_exclusive=True)]
+    engine().apply("host", steps)
+    assert read(f"{CPUSET}/machine.slice/cpuset.cpu_exclusive") == "1" and read(f"{CPUSET}/docker/cpuset.cpus") == "0-3"
+    assert not revert().skipped
+    unchanged(before)
+    # The root's CPUs overlap with all others, so it refuses what the last step asks for.
+    overlapping = step("cpuset", path="/other", cpus="0-3", cpu_exclusive=True)
+    assert refused(lambda: engine().apply("host", [*steps, overlapping])).endswith("Everything is back as it was")
+    unchanged(before, "after rolling back")
+
+
+def check_exclusive_neighbours_exchange_cpus() -> None:
+    """Of two exclusive cpusets one gets what the other gives up, whatever their order, there and back."""
+    _make("a", "0-3", exclusive=True)
+    _make("b", "4-7", exclusive=True)
+    before = snapshot()
+    for gives, takes in ((("/a", "0-1"), ("/b", "2-7")), (("/b", "6-7"), ("/a", "0-5"))):
+        steps = [step("cpuset", path=path, cpus=cpu_list) for path, cpu_list in (gives, takes)]
+        for order in (steps, steps[::-1]):
+            engine().apply("vm", order)
+            assert all(read(f"{CPUSET}{path}/cpuset.cpus") == cpu_list for path, cpu_list in (gives, takes))
+            revert()
+            unchanged(before, f"after {order}")
+        engine().apply("one", steps[:1])
+        engine().apply("two", steps[1:])
+        revert()
+        unchanged(before, f"after {steps}, one by one")
+
+
 def check_hook() -> None:
     """The hook of libvirt on v1, with a container beside the VMs, and an emulator on the CPUs of the host."""
     install("one", "two")

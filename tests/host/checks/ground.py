@@ -32,6 +32,7 @@ TRANSIENT = (
     r"^cgroup .*/session-\d+\.scope/",  # an ssh session
     r"^cgroup .*/user-runtime-dir@\d+\.service/",
     r"^cgroup .*/user@\d+\.service/",
+    r"^cgroup .*/system\.slice/(libvirtd|virtlogd)\.service/",  # start when they are needed, and end when they are not
     r"^thread \S+ irq/",  # follows its interrupt when that fires
 )
 

@@ -178,6 +178,18 @@ def check_time_limit() -> None:
     unchanged(before)
 
 
+def check_released_whatever_is_configured() -> None:
+    """A configuration that has become bad, or that others may write by now, keeps no claim from being given back."""
+    before = snapshot()
+    for spoil in (lambda path: write(path, "{"), lambda path: os.chmod(path, 0o666), os.unlink):
+        install("one")
+        assert call("one", "prepare", "begin", xml("one", "4,5")).returncode == 0
+        spoil(domain_file("one"))
+        assert call("one", "release", "end").returncode == 0
+        assert not os.path.exists(JOURNAL)
+        unchanged(before)
+
+
 def check_holds_nothing() -> None:
     """No process goes on behind the hook: nothing inherits its children, its pipes are closed when it ends."""
     install("one")

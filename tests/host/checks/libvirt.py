@@ -290,3 +290,69 @@ def check_two_emulators_on_the_host_s_cpus() -> None:
     destroy("one")
     destroy("two")
     unchanged(before)
+
+
+def check_a_failing_hook_beside_a_partition() -> None:
+    """A VM that starts though isolating for it fails is not confined to the CPUs of another one."""
+    before = _two()
+    install(one={}, two={"isolate_strategy": "tasks", "required": False})
+    start("one")
+    assert_isolated(CPUS["one"])
+    start("two")
+    assert_isolated(CPUS["one"], "slices")
+    assert vcpus("one") == [{4}, {5}] and vcpus("two") == [{6}, {7}]
+    destroy("two")
+    destroy("one")
+    unchanged(before)
+
+
+def check_beside_a_partition_that_stays() -> None:
+    """A VM beside a partition that was asked for, and with an emulator outside of it, does not start, and says why."""
+    _two()
+    define("far", "6,7", "0-3")
+    install(one={"isolate_strategy": "partition"}, far={}, two={"isolate_strategy": "slices"})
+    start("one")
+    isolated = snapshot()
+    for name, words in (
+        ("far", "are all CPUs of this host"),
+        ("two", "pinned to CPUs 6-7, but /machine.slice is in a partition that has 4-5"),
+    ):
+        failed = virsh("start", name)
+        assert failed.returncode != 0 and words in failed.stdout, failed.stdout
+        assert "cannot set CPU affinity" not in failed.stdout
+        unchanged(isolated, f"after {name} did not start")
+    destroy("one")
+
+
+def check_nested_resource_partition() -> None:
+    """A domain below machine.slice in a slice of its own: no partition can be made there, so it is slices."""
+    before = _two()
+    define("nested", "4,5", "3", inside="<resource><partition>/machine/foo</partition></resource>")
+    install("nested")
+    start("nested")
+    assert_isolated({3, 4, 5}, "slices", emulator={3})
+    assert vcpus("nested") == [{4}, {5}] and threads("nested")["qemu-system-x86"] == {3}
+    destroy("nested")
+    sh("systemctl stop machine-foo.slice")  # libvirt's
+    unchanged(before)
+
+
+def check_one_starts_while_another_stops() -> None:
+    """However the start of one VM and the end of another meet, neither is harmed."""
+    before = _two()
+    start("one")
+    for delay in (0.0, 0.5, 1.0, 1.5):
+        running, coming = ("one", "two") if vcpus_or_none("one") else ("two", "one")
+        stopping = subprocess.Popen(["virsh", "destroy", running], stdout=subprocess.DEVNULL)
+        time.sleep(delay)
+        start(coming)
+        assert stopping.wait() == 0
+        ended(running, "shut off (destroyed)")
+        _isolated_for(coming)
+    destroy(coming)
+    unchanged(before)
+
+
+def vcpus_or_none(name: str) -> list[set[int]]:
+    """Where each vCPU of a domain may run; of one that does not run, none."""
+    return vcpus(name) if state(name).startswith("running") else []

@@ -462,7 +462,7 @@ class FakeKernel(Host):
                 self._set_controller(path, "-cpuset")
 
     def _systemctl(self, argv: Sequence[str]) -> Tuple[int, str, str]:
-        words = [word for word in argv[1:] if word != "--"]
+        words = [word for word in argv[1:] if word not in ("--", "--job-mode=ignore-dependencies")]
         if words[:4] == ["show", "--value", "-p", "ActiveState"]:
             return 0, "active\n" if place_of(words[4]) in self.cgroups else "inactive\n", ""
         if words[0] == "show":

@@ -60,3 +60,27 @@ BOMB = "<!DOCTYPE d [<!ENTITY a 'aaaaaaaaaa'><!ENTITY b '&a;&a;&a;&a;'>]><domain
 def test_hostile_xml_is_refused(text: str, words: str) -> None:
     with pytest.raises(IsolationError, match=words):
         parse(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("partition", "cgroup"),
+    [
+        ("/machine", "/machine.slice"),
+        ("/vfio", "/vfio.slice"),
+        ("/a/b", "/a.slice/a-b.slice"),
+        ("/a-b/é", "/a\\x2db.slice/a\\x2db-\\xc3\\xa9.slice"),
+    ],
+)
+def test_a_resource_partition_is_a_slice(partition: str, cgroup: str) -> None:
+    assert domain("").cgroup == "/machine.slice"
+    resource = f"<vcpu>2</vcpu><resource><partition>{partition}</partition></resource>"
+    assert domain("", resource).cgroup == cgroup
+
+
+def test_placement_by_libvirt() -> None:
+    assert domain("", "<vcpu placement='auto'>2</vcpu>").is_placed and not domain("").is_placed
+
+
+@pytest.mark.parametrize("number", ["²", "9" * 5000, "", "two"])
+def test_a_number_of_vcpus_that_is_none(number: str) -> None:
+    assert domain(PINS, f"<vcpu>{number}</vcpu>").vcpus == {8, 24}

@@ -16,6 +16,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._domain import Doma
 from ansible_collections.vfio.isolation.plugins.module_utils._domain_claim import (
     Surroundings,
     decide,
+    lasting_partition,
     relaxed,
     reserving,
 )
@@ -23,6 +24,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._errors import Isol
 from ansible_collections.vfio.isolation.plugins.module_utils._job import VARIABLES
 from ansible_collections.vfio.isolation.plugins.module_utils._journal import Claim, Step
 from ansible_collections.vfio.isolation.plugins.module_utils._kernel.topology import CPU, SysfsTopology
+from ansible_collections.vfio.isolation.plugins.module_utils._steps.reserve_cpus import choose
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_host import FakeHost
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_jobs import step
 
@@ -101,7 +103,7 @@ def test_no_partition_around_others(tmp_path: Path) -> None:
 
 def test_a_partition_around_others_where_it_is_asked_for(tmp_path: Path) -> None:
     reserve, notes = claim(tmp_path, pinned("4-5", "3"), OTHERS, strategy="partition")
-    assert reserve["strategy"] == "partition" and "libpod-1.scope is confined" in notes[0]
+    assert reserve["strategy"] == "partition" and "a partition, though in /machine.slice/libpod-1.scope" in notes[0]
 
 
 def test_others_matter_to_partitions_only(tmp_path: Path) -> None:
@@ -179,3 +181,50 @@ def test_two_domains_whose_emulators_are_where_the_host_is_share_its_cpus(
 def test_an_emulator_that_is_configured_stays_reserved(tmp_path: Path) -> None:
     reserve, _notes = claim(tmp_path, pinned("4-7", "0-3"), emulator_cpus="0-3", strategy="slices")
     assert told(reserve)[:3] == ("4-7", "0-3", "slices")
+
+
+def decided(tmp_path: Path, domain: Domain, claims: Dict[str, Claim], **variables: Any) -> Dict[str, Any]:
+    """The arguments of the step reserve_cpus of a domain that starts beside claims."""
+    complete = fill("test", VARIABLES, {f"isolate_{name}": value for name, value in variables.items()})
+    decision = decide(domain, complete, around(tmp_path, claims=claims, others=OTHERS), ("libvirt",))
+    assert not decision.changed
+    return next(item["reserve_cpus"] for item in decision.items if "reserve_cpus" in item)
+
+
+ASKED = {"first": Claim((step("reserve_cpus", cpus="4-5", strategy="partition"),), (), "libvirt")}
+BY_HAND = {"host": Claim((step("reserve_cpus", cpus="4-5"),), ())}
+
+
+@pytest.mark.parametrize("claims", [ASKED, BY_HAND], ids=["asked for", "by hand"])
+def test_beside_a_partition_that_stays_a_domain_joins_it(tmp_path: Path, claims: Dict[str, Claim]) -> None:
+    assert lasting_partition(around(tmp_path, claims=claims), "/machine.slice", ("libvirt",)) == {4, 5}
+    assert told(decided(tmp_path, pinned("6-7", "3"), claims))[:3] == ("6-7", "3", "auto")
+    # Its emulator is where the host is, but cannot share: the step will say that no CPU is left.
+    assert told(decided(tmp_path, pinned("6-7", "0-3"), claims))[:3] == ("6-7", "0-3", "auto")
+    with pytest.raises(
+        IsolationError, match=r"pinned to CPUs 3,6-7, but /machine.slice is in a partition that has 4-5"
+    ):
+        decided(tmp_path, pinned("6-7", "3"), claims, strategy="slices")
+    assert told(decided(tmp_path, pinned("4", "5"), claims, strategy="slices"))[2] == "slices"
+
+
+def test_a_cgroup_in_another_s_partition(tmp_path: Path) -> None:
+    foo = "/machine.slice/machine-foo.slice"
+    assert set(reserving(ASKED, foo)) == {"first"}
+    with pytest.raises(IsolationError, match=r"machine-foo\.slice is in a partition that has 4-5"):
+        decided(tmp_path, pinned("6-7", "3", foo), ASKED)
+    assert reserving({"x": Claim((step("reserve_cpus", cpus="4", cgroup=foo),), ())}, "/machine.slice") == {}
+
+
+def test_a_nested_cgroup_gets_no_partition(tmp_path: Path) -> None:
+    foo = "/machine.slice/machine-foo.slice"
+    assert choose("auto", 2, ISOLATED, foo)[0] == "slices"
+    assert choose("partition", 2, ISOLATED, foo)[0] == "partition"  # as asked, and the kernel says what it is
+    assert told(claim(tmp_path, pinned("6-7", "0-5", foo))[0]) == ("6-7", "", "auto", foo)
+
+
+def test_an_emulator_that_libvirt_places_gets_no_partition(tmp_path: Path) -> None:
+    placed = pinned("4-5")._replace(is_placed=True)
+    reserve, notes = claim(tmp_path, placed)
+    assert reserve["strategy"] == "slices" and "libvirt places its emulator itself" in notes[0]
+    assert claim(tmp_path, placed._replace(emulator=frozenset({3})))[0]["strategy"] == "auto"

@@ -22,15 +22,16 @@ from ansible_collections.vfio.isolation.plugins.module_utils._install import (
     RUNNER,
     UNIT,
     Installation,
+    check_persistable,
     check_python,
     claim_file,
-    escaped,
     hook_files,
     runner_files,
     unit_files,
 )
 from ansible_collections.vfio.isolation.plugins.module_utils._kernel.host import Host
 from ansible_collections.vfio.isolation.plugins.module_utils._persistent_claim import carry_out
+from ansible_collections.vfio.isolation.plugins.module_utils._units import escape
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_host import FakeHost
 
 PYTHON = "/usr/bin/python3"
@@ -170,7 +171,14 @@ def test_a_unit_that_stops_without_its_file_leaves_the_claim(tmp_path: Path) -> 
     ],
 )
 def test_names_of_units(claim: str, instance: str) -> None:
-    assert escaped(claim) == instance
+    assert escape(claim) == instance
+
+
+def test_a_name_that_is_too_long_for_a_unit() -> None:
+    check_persistable("x" * 232)
+    for name in ("x" * 233, "é" * 30 + "x"):
+        with pytest.raises(IsolationError, match="cannot persist"):
+            check_persistable(name)
 
 
 @pytest.mark.parametrize("python", ["python3", "/no/such", "/usr/bin/python3 -c evil", "/usr/bin/%n", "/bin/false"])

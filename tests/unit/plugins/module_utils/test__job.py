@@ -61,6 +61,10 @@ def test_the_steps_are_those_of_the_role(given: Dict[str, Any]) -> None:
     (task,) = loaded("tasks/main.yml")
     steps = rendered(task["vfio.isolation.transaction"]["steps"], variables)
     by_role = [(name, complete(name, arguments)) for _where, name, arguments in read_items(steps)]
+    for name, arguments in by_role:
+        if name == "drop_caches":
+            assert arguments["sync"]
+            arguments["sync"] = False  # the one difference: a VM that starts does not wait for the slowest disk
     assert read_steps(items({name: variables[name] for name in VARIABLES})) == by_role
 
 

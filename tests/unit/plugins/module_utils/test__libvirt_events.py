@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterator, List
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._configuration import DEFAULT, domain_file
-from ansible_collections.vfio.isolation.plugins.module_utils._errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._errors import IsolationError, TimeLimit
 from ansible_collections.vfio.isolation.plugins.module_utils._journal import FILE
 from ansible_collections.vfio.isolation.plugins.module_utils._libvirt_events import Event
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_jobs import engine, whole_job
@@ -106,7 +106,7 @@ def test_claims_do_without_a_partition_when_another_domain_comes(operation: str)
         happens(kernel, "one", "prepare", xml("one", "4,5"))
         assert partition(kernel) == "isolated"
         lines = happens(kernel, "other", operation, xml("other", "1"))
-        assert lines == ["the claim one goes on without a partition, for others are beside it"]
+        assert lines == ["the claim one goes on without a partition, for others are beside its domain"]
         assert partition(kernel) == "member" and set(claims(kernel)) == {"one"}
         assert kernel.read(f"{CGROUP}/system.slice/cpuset.cpus") == "1-3,6-7"
         assert happens(kernel, "other", operation, xml("other", "1")) == []
@@ -118,7 +118,8 @@ def test_a_partition_that_was_asked_for_stays_when_another_domain_comes() -> Non
     with two_domains() as kernel:
         configured(kernel, domain_file("one"), isolate_strategy="partition")
         happens(kernel, "one", "prepare", xml("one", "4,5"))
-        assert happens(kernel, "other", "prepare", xml("other", "1")) == []
+        lines = happens(kernel, "other", "prepare", xml("other", "1"))
+        assert lines == ["/machine.slice is in a partition that has CPUs 0,4-5: it can have no others"]
         assert partition(kernel) == "isolated"
 
 
@@ -138,7 +139,7 @@ def test_somebody_else_s_claim_says_that_the_cgroup_is_the_vms() -> None:
         engine(kernel).apply("host", whole_job("6-7", "auto"))
         happens(kernel, "one", "prepare", xml("one", "4,5"))
         assert partition(kernel) == "isolated"
-        assert happens(kernel, "other", "prepare", xml("other", "1")) == []
+        assert "it can have no others" in happens(kernel, "other", "prepare", xml("other", "1"))[0]
         assert partition(kernel) == "isolated"
 
 
@@ -170,13 +171,19 @@ def test_a_claim_of_that_name_that_others_made_stays_theirs() -> None:
 def test_what_is_configured(path: str, given: Dict[str, Any], required: bool, timeout: int) -> None:
     with booted() as kernel:
         configured(kernel, path, **given)
-        for operation, may_stop_it in (("prepare", required), ("started", False), ("release", False)):
+        for operation, may_stop_it, limit in (
+            ("prepare", required, timeout),
+            ("started", False, timeout),
+            ("release", False, 600),
+        ):
             event = Event("one", operation, kernel, io.BytesIO())
             event.configure()
-            assert (event.required, event.timeout) == (may_stop_it, timeout)
+            assert (event.required, event.timeout) == (may_stop_it, limit)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"isolate_vm": "x"}', '{"timeout": "1"}', "[" * 100000])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"isolate_vm": "x"}', '{"timeout": "1"}', '{"timeout": 0}', '{"timeout": 3601}', "[" * 100000]
+)
 def test_a_bad_configuration_stops_the_domain(text: str) -> None:
     with two_domains() as kernel:
         with open(kernel.root + domain_file("one"), "w", encoding="utf-8") as stream:
@@ -204,3 +211,76 @@ def test_xml_of_another_domain_is_refused() -> None:
         with pytest.raises(IsolationError, match="the XML on standard input is that of the domain 'two'"):
             happens(kernel, "one", "prepare", xml("two", "4,5"))
         assert kernel.snapshot() == before
+
+
+def test_a_claim_is_given_back_whatever_is_configured_by_then() -> None:
+    with two_domains() as kernel:
+        before = kernel.snapshot()
+        happens(kernel, "one", "prepare", xml("one", "4,5"))
+        os.chmod(kernel.root + domain_file("one"), 0o666)
+        happens(kernel, "one", "release")
+        assert kernel.snapshot() == before and not claims(kernel)
+
+
+def test_what_others_gave_up_they_get_back_where_a_domain_cannot_start() -> None:
+    with two_domains() as kernel:
+        happens(kernel, "one", "prepare", xml("one", "4,5"))
+        isolated = kernel.snapshot()
+        kernel._make_cgroup("/machine.slice/libpod.scope")
+        kernel.add_thread(500, "/machine.slice/libpod.scope", "0-7")
+        with pytest.raises(IsolationError, match="CPU 9 is not online"):
+            happens(kernel, "two", "prepare", xml("two", "6,9"))
+        assert partition(kernel) == "isolated" and set(claims(kernel)) == {"one"}
+        assert (
+            kernel.snapshot()[f"{CGROUP}/machine.slice/cpuset.cpus"] == isolated[f"{CGROUP}/machine.slice/cpuset.cpus"]
+        )
+
+
+def test_a_domain_that_starts_without_isolation_is_left_alone() -> None:
+    with two_domains() as kernel:
+        happens(kernel, "one", "prepare", xml("one", "4,5"))
+        configured(kernel, domain_file("two"), required=False)
+        lines = happens(kernel, "two", "prepare", xml("two", "6,9"))
+        assert "it starts without isolation: " in lines[0] and "the claim one goes on without a partition" in lines[1]
+        assert partition(kernel) == "member" and set(claims(kernel)) == {"one"}
+
+
+def test_what_is_configured_may_change_while_an_event_waits() -> None:
+    with two_domains() as kernel:
+        event = Event("one", "prepare", kernel, io.BytesIO(xml("one", "4,5")))
+        event.configure()
+        os.unlink(kernel.root + domain_file("one"))
+        assert event.carry_out() == [] and not claims(kernel)
+
+
+def test_a_nested_partition_of_libvirt_s_is_isolated_by_slices() -> None:
+    with two_domains() as kernel:
+        before = kernel.snapshot()
+        nested = xml("one", "4,5").replace(
+            b"<cputune>", b"<resource><partition>/machine/foo</partition></resource><cputune>"
+        )
+        assert "strategy slices" in happens(kernel, "one", "prepare", nested)[-1]
+        assert kernel.read(f"{CGROUP}/machine.slice/cpuset.cpus") == ""
+        assert kernel.read(f"{CGROUP}/system.slice/cpuset.cpus") == "1-3,6-7"
+        happens(kernel, "one", "release")
+        assert kernel.snapshot() == before
+
+
+def test_a_time_limit_in_the_middle_of_the_writes_gives_everything_back() -> None:
+    for number in range(1, 12):
+        with two_domains() as kernel:
+            before = kernel.snapshot()
+            event = Event("one", "prepare", kernel, io.BytesIO(xml("one", "4,5")))
+            event.configure()
+            left = [number]
+
+            def ring(_what: str, left: List[int] = left) -> None:
+                left[0] -= 1
+                if left[0] == 0:
+                    raise TimeLimit("too late")
+
+            kernel._wrote = ring
+            with pytest.raises((IsolationError, TimeLimit), match="too late"):
+                event.carry_out()
+            kernel._wrote = None
+            assert kernel.snapshot() == before and not claims(kernel), number

@@ -482,6 +482,33 @@ def test_a_cpuset_that_somebody_made_in_ours_keeps_it_and_nothing_else() -> None
         unchanged(host, before)
 
 
+def test_a_cpuset_with_a_flag_that_cannot_go_is_left_as_a_new_one() -> None:
+    with corner() as host:
+        vm, _rest = vm_and_host(host)
+        everything = host.get("/cpuset.cpus")
+        apply(host, step("reserve_cpus", cpus=vm, memory_migrate=True))
+        host.make("/host.slice/theirs")
+        reasons = revert(host).skipped
+        assert "something runs in it" in reasons["cgroup.exists:/host.slice"]
+        assert f"it holds {everything} now" in reasons["cgroup.cpus:/host.slice"]
+        assert (
+            host.get("/host.slice/cpuset.memory_migrate") == "0" and host.get("/host.slice/cpuset.cpus") == everything
+        )
+        os.rmdir(host.mount + "/host.slice/theirs")
+        os.rmdir(host.mount + "/host.slice")
+
+
+def test_nodes_that_one_claim_has_named_hold_for_all() -> None:
+    with corner() as host:
+        vm, _rest = vm_and_host(host)
+        nodes = host.get("/cpuset.mems")
+        steps = {"names": step("reserve_cpus", cpus=vm, host_mems=nodes), "none": step("reserve_cpus", cpus=vm)}
+        for name in steps:
+            Engine(host).apply(name, [steps[name]])
+            assert host.get("/host.slice/cpuset.mems") == nodes
+        Engine(host).revert()
+
+
 def test_a_host_cpuset_around_the_vms_is_refused() -> None:
     with corner() as host:
         vm, _rest = vm_and_host(host)
