@@ -12,8 +12,9 @@ version_added: 0.1.0
 description:
   - Turns the topology of a host and a number of vCPUs into the elements of a libvirt domain that say where its threads
     run, C(<vcpu>), C(<iothreads>), C(<cputune>), C(<numatune>) and C(<cpu>) with its C(<topology>).
-  - CPUs are taken core by core, so that the SMT siblings of a core are neighbouring vCPUs, and the guest sees them as
-    siblings, too.
+  - CPUs are taken core by core, so that the SMT siblings of a core are neighbouring vCPUs, and the guest is told that
+    they are siblings, too. On AMD processors QEMU tells it only with the CPU feature C(topoext), so add
+    C(<feature policy="require" name="topoext"/>) there.
   - C(<numatune>) is there where the host has several NUMA nodes, and names those of the vCPUs.
   - See U(https://libvirt.org/formatdomain.html#cpu-tuning).
 author:

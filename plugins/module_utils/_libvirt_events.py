@@ -117,8 +117,9 @@ class Event:
         if all(claim.maker == MAKER for claim in reserving(around.claims, cgroup).values()):
             around = around._replace(others=_others(engine, cgroup, around.claims))
         decision = decide(domain, self._variables, around, (MAKER,))
-        lines = decision.notes + self._change(decision.changed)
+        lines = decision.notes
         try:
+            lines += self._change(decision.changed)
             outcome = self._engine().apply(self.name, read_steps(decision.items), maker=MAKER)
         except IsolationError:
             self._change({name: around.claims[name].steps for name in decision.changed})

@@ -21,9 +21,9 @@ description:
     in C(/usr/local/lib/vfio-isolation), which is this collection's engine and needs no Ansible. A libvirt that runs and
     has not had it before is told to reload, which its virtual machines do not notice.
   - What the hook does is in the journal of the system, C(journalctl -t vfio-isolation).
-  - Where the strategy is left to V(auto), a partition is taken only as long as all that runs in the cgroup of the
-    domain has a claim, for it would confine the others to the CPUs of the claims. As soon as another domain or a
-    container is there, the strategy is V(slices).
+  - Where the strategy is left to V(auto), a partition is taken only if all that runs in the cgroup of the domain has
+    a claim, for it would confine the others to the CPUs of the claims. When another domain starts there, the claims go
+    on without a partition until they end. Of a container that comes, libvirt tells nothing.
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
 extends_documentation_fragment:
@@ -63,7 +63,7 @@ options:
   timeout:
     description:
       - How long isolating for a domain may take, in seconds. After that it fails, and has as long again to give back
-        what it has changed.
+        what it has changed. Giving back the claim of a domain that has ended may take ten minutes.
     type: int
     default: 60
   python:
