@@ -184,6 +184,16 @@ def test_every_command_and_option(commands: dict[str, list[list[str]]]) -> None:
     words.add("--undo-file")
     spellings = {tuple(option) for options in commands.values() for option in options if option[0][0] == "-"}
     assert {command for command in commands if command not in words} == {"vfio-isolate"}
+    lines = " ".join(command for line in LINES for command in line.theirs)
+    for form in (
+        r"C\d+(?![-\d,])",
+        r"C\d+-\d+",
+        r"C\d+(-\d+)?,\d+",
+        r"N\d+(?![-\d,])",
+        r"N\d+[-,]\d+",
+        r"C[0-9a-f]{8}",
+    ):
+        assert re.search(rf"\b{form}", lines), f"no line has CPUs like {form}"
     on_and_off = [option for spelling in spellings for option in _on_and_off(spelling)]
     assert [option for option in on_and_off if not words.intersection(option)] == []
 
