@@ -209,18 +209,18 @@ def test_beside_a_partition_that_stays_a_domain_joins_it(tmp_path: Path, claims:
 
 
 def test_a_cgroup_in_another_s_partition(tmp_path: Path) -> None:
-    foo = "/machine.slice/machine-foo.slice"
-    assert set(reserving(ASKED, foo)) == {"first"}
+    nested = "/machine.slice/machine-foo.slice"
+    assert set(reserving(ASKED, nested)) == {"first"}
     with pytest.raises(IsolationError, match=r"machine-foo\.slice is in a partition that has 4-5"):
-        decided(tmp_path, pinned("6-7", "3", foo), ASKED)
-    assert reserving({"x": Claim((step("reserve_cpus", cpus="4", cgroup=foo),), ())}, "/machine.slice") == {}
+        decided(tmp_path, pinned("6-7", "3", nested), ASKED)
+    assert reserving({"x": Claim((step("reserve_cpus", cpus="4", cgroup=nested),), ())}, "/machine.slice") == {}
 
 
 def test_a_nested_cgroup_gets_no_partition(tmp_path: Path) -> None:
-    foo = "/machine.slice/machine-foo.slice"
-    assert choose("auto", 2, ISOLATED, foo)[0] == "slices"
-    assert choose("partition", 2, ISOLATED, foo)[0] == "partition"  # as asked, and the kernel says what it is
-    assert told(claim(tmp_path, pinned("6-7", "0-5", foo))[0]) == ("6-7", "", "auto", foo)
+    nested = "/machine.slice/machine-foo.slice"
+    assert choose("auto", 2, ISOLATED, nested)[0] == "slices"
+    assert choose("partition", 2, ISOLATED, nested)[0] == "partition"  # as asked, and the kernel says what it is
+    assert told(claim(tmp_path, pinned("6-7", "0-5", nested))[0]) == ("6-7", "", "auto", nested)
 
 
 def test_an_emulator_that_libvirt_places_gets_no_partition(tmp_path: Path) -> None:

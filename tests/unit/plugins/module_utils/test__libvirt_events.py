@@ -266,21 +266,21 @@ def test_a_nested_partition_of_libvirt_s_is_isolated_by_slices() -> None:
         assert kernel.snapshot() == before
 
 
-def test_a_time_limit_in_the_middle_of_the_writes_gives_everything_back() -> None:
-    for number in range(1, 12):
-        with two_domains() as kernel:
-            before = kernel.snapshot()
-            event = Event("one", "prepare", kernel, io.BytesIO(xml("one", "4,5")))
-            event.configure()
-            left = [number]
+@pytest.mark.parametrize("number", range(1, 12))
+def test_a_time_limit_in_the_middle_of_the_writes_gives_everything_back(number: int) -> None:
+    with two_domains() as kernel:
+        before = kernel.snapshot()
+        event = Event("one", "prepare", kernel, io.BytesIO(xml("one", "4,5")))
+        event.configure()
+        left = [number]
 
-            def ring(_what: str, left: List[int] = left) -> None:
-                left[0] -= 1
-                if left[0] == 0:
-                    raise TimeLimit("too late")
+        def ring(_what: str) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                raise TimeLimit("too late")
 
-            kernel._wrote = ring
-            with pytest.raises((IsolationError, TimeLimit), match="too late"):
-                event.carry_out()
-            kernel._wrote = None
-            assert kernel.snapshot() == before and not claims(kernel), number
+        kernel._wrote = ring
+        with pytest.raises((IsolationError, TimeLimit), match="too late"):
+            event.carry_out()
+        kernel._wrote = None
+        assert kernel.snapshot() == before and not claims(kernel)
