@@ -102,6 +102,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible.module_utils.common.validation import check_type_bool, check_type_int
 from ansible_collections.vfio.isolation.plugins.module_utils._errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.plugin_utils._pinning import FactsTopology, elements, place, xml
 
@@ -116,7 +117,10 @@ def cputune(
 ) -> str:
     """The elements of a domain. Raises AnsibleFilterError with what is wrong."""
     try:
-        guest = place(FactsTopology(topology), vcpus, **options)
+        for option, check in (("iothreads", check_type_int), ("siblings", check_type_bool)):
+            if option in options:  # a template often gives text
+                options[option] = check(options[option])
+        guest = place(FactsTopology(topology), check_type_int(vcpus), **options)
         return xml(elements(guest, vcpu_scheduler or {}, iothread_scheduler or {}))
     except (IsolationError, TypeError) as error:
         raise AnsibleFilterError(f"cputune: {error}") from error

@@ -295,4 +295,7 @@ def _sources() -> Dict[str, str]:
 def _source(name: str) -> str:
     spec = find_spec(name)
     loader: Any = spec.loader if spec else None
-    return str(loader.get_source(name))
+    source = loader.get_source(name) if loader else None
+    if not source:
+        raise IsolationError(f"the source of {name} cannot be read, so there is nothing to install")
+    return str(source)

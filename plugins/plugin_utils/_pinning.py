@@ -222,7 +222,7 @@ def _scheduler(given: Mapping[str, Any], option: str) -> dict[str, str]:
     if name not in ("fifo", "rr"):
         return {"scheduler": name}
     priority = given.get("priority")
-    if not isinstance(priority, int) or not 1 <= priority <= 99:
+    if not isinstance(priority, int) or isinstance(priority, bool) or not 1 <= priority <= 99:
         raise IsolationError(f"{option}: {name} needs a priority of 1 to 99, not {priority!r}")
     return {"scheduler": name, "priority": str(priority)}
 

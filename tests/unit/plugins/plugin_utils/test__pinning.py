@@ -83,6 +83,12 @@ def test_without_siblings_each_vcpu_has_a_core_of_its_own() -> None:
     assert domain.find("cpu/topology").attrib == {"sockets": "1", "cores": "2", "threads": "1"}
 
 
+def test_what_a_template_gives_as_text_is_taken() -> None:
+    given = {"cpus": "l3:largest", "emulator_cpus": "0"}
+    typed = cputune(TWO_NODES, 2, siblings=False, iothreads=1, **given)
+    assert cputune(TWO_NODES, "2", siblings="false", iothreads="1", **given) == typed
+
+
 def test_half_a_core_makes_no_siblings() -> None:
     domain = made(TWO_NODES, vcpus=3, cpus="4-7", emulator_cpus="7")
     assert list(pins(domain).values()) == ["4", "5", "6"]
@@ -102,7 +108,10 @@ def test_half_a_core_makes_no_siblings() -> None:
         ({"vcpus": 1, "iothread_scheduler": {"scheduler": "rr", "priority": 1}}, "there are no I/O threads"),
         ({"vcpus": 1, "vcpu_scheduler": {"scheduler": "rr"}}, "rr needs a priority of 1 to 99"),
         ({"vcpus": 1, "vcpu_scheduler": {"scheduler": "quick"}}, "expected scheduler (batch, idle, fifo, rr)"),
+        ({"vcpus": 1, "vcpu_scheduler": {"scheduler": "rr", "priority": True}}, "rr needs a priority of 1 to 99"),
         ({"vcpus": 1, "colour": "red"}, "colour"),
+        ({"vcpus": "many"}, "many"),
+        ({"vcpus": 1, "siblings": "perhaps"}, "perhaps"),
     ],
 )
 def test_what_cannot_be_is_said(options: dict[str, Any], words: str) -> None:
