@@ -295,7 +295,8 @@ def _sources() -> Dict[str, str]:
 def _source(name: str) -> str:
     spec = find_spec(name)
     loader: Any = spec.loader if spec else None
-    source = loader.get_source(name) if loader else None
+    # Not get_source(), with which not all loaders agree whether it is bytes.
+    source: bytes = loader.get_data(spec.origin) if spec and loader else b""
     if not source:
         raise IsolationError(f"the source of {name} cannot be read, so there is nothing to install")
-    return str(source)
+    return source.decode()
