@@ -51,7 +51,8 @@ options:
     choices:
       auto: The best one that the host has, which is told in RV(strategy) with the reason.
       partition: >-
-        O(cgroup) becomes a cpuset partition. Needs cgroup v2, and Linux 6.1 or later for an isolated one.
+        O(cgroup) becomes a cpuset partition. Needs cgroup v2, and Linux 6.1 or later for an isolated one. The cgroup
+        above it must be a partition, too, as the root is.
       slices: The other cgroups are narrowed to the other CPUs. Needs cgroup v2.
       tasks: The tasks of the host are moved into O(host_cgroup). Needs cgroup v1.
     default: auto

@@ -171,6 +171,13 @@ def check_rolls_back_invalid_partition() -> None:
     sh("systemctl start above.slice")
     at_end(lambda: sh("systemctl stop above.slice"))
     before = snapshot()
-    sentence = refused(lambda: isolate(cgroup="/above.slice/above-vm.slice"))
+    below = "/above.slice/above-vm.slice"  # a partition's parent must be one, too
+    sentence = refused(lambda: isolate(cgroup=below, strategy="partition"))
     assert "invalid" in sentence and "reserve_cpus" in sentence, sentence
     unchanged(before, "after rolling back")
+    outcome = isolate(cgroup=below)
+    assert outcome.notes["strategy"] == "slices" and "not of /above.slice" in outcome.notes["strategy_reason"]
+    assert read(f"{CGROUP}/above.slice/cpuset.cpus.effective") == "0-7"
+    assert_isolated(strategy="slices", cgroup="above.slice")
+    revert()
+    unchanged(before)
