@@ -111,12 +111,29 @@ def _partition(state: State, cgroup: str, kind: str, host: CpuSet) -> None:
 
 
 def _slices(state: State, everything: CpuSet, host: CpuSet) -> None:
+    for cgroup in state.reserved:
+        _nobody_else_above(state, cgroup)
     for child in state.children("/"):
         # What is above the VMs must have their CPUs, too.
         if not any(f"{cgroup}/".startswith(f"{child}/") for cgroup in state.reserved):
             listed = state.cpus(f"cgroup.cpus:{child}")
             state.narrow(child, ((listed - everything) & host if listed else host) or host)
     state.keep_off(everything)
+
+
+def _nobody_else_above(state: State, cgroup: str) -> None:
+    """Raise IsolationError where services run in a cgroup above the VMs': it keeps their CPUs, and so would these."""
+    cgroups = state.resources.cgroups
+    above = parent_of(cgroup)
+    while above != "/":
+        services = (child for child in cgroups.children(above) if child.endswith(".service"))
+        running = next((service for service in services if cgroups.populated(service)), None)
+        if running:
+            raise IsolationError(
+                f"cgroup: {cgroup} is below {above}, where {running} runs, too, which could not be kept off the CPUs;"
+                " name a cgroup below the root, or one below machine.slice"
+            )
+        above = parent_of(above)
 
 
 def _tasks(state: State, arguments: Mapping[str, Any], cgroup: str, everything: CpuSet, host: CpuSet) -> None:

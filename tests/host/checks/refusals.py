@@ -85,7 +85,9 @@ def check_cgroups() -> None:
     """No such cgroup, and one that the kernel refuses."""
     move = step("move_tasks", source="/nowhere.slice", target="/system.slice")
     _says(lambda: engine().once(move), "source", "there is no cgroup /nowhere.slice")
-    _says(lambda: isolate(cgroup="/system.slice/ssh.service/inner"), "/sys/fs/cgroup/system.slice", "reserve_cpus")
+    inner = "/system.slice/ssh.service/inner"
+    _says(lambda: isolate(cgroup=inner, strategy="partition"), "/sys/fs/cgroup/system.slice", "reserve_cpus")
+    _says(lambda: isolate(cgroup=inner), f"cgroup: {inner} is below /system.slice, where", "could not be kept off")
     _says(lambda: isolate(cgroup="../etc"), "cgroup", "'../etc'")
     _says(lambda: engine().once(step("cpuset", path="/loose", cpus="1")), "/loose is no systemd unit", "loose.slice")
 

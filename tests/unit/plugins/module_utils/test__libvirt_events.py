@@ -17,7 +17,11 @@ from ansible_collections.vfio.isolation.plugins.module_utils._configuration impo
 from ansible_collections.vfio.isolation.plugins.module_utils._errors import IsolationError, TimeLimit
 from ansible_collections.vfio.isolation.plugins.module_utils._journal import FILE
 from ansible_collections.vfio.isolation.plugins.module_utils._libvirt_events import Event
-from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_jobs import engine, whole_job
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_jobs import (
+    engine,
+    step,
+    whole_job,
+)
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_kernel import (
     CGROUP,
     Baseline,
@@ -263,6 +267,15 @@ def test_a_nested_partition_of_libvirt_s_is_isolated_by_slices() -> None:
         assert kernel.read(f"{CGROUP}/machine.slice/cpuset.cpus") == ""
         assert kernel.read(f"{CGROUP}/system.slice/cpuset.cpus") == "1-3,6-7"
         happens(kernel, "one", "release")
+        assert kernel.snapshot() == before
+
+
+def test_a_cgroup_among_services_is_refused() -> None:
+    with booted() as kernel:
+        before = kernel.snapshot()
+        inside = step("reserve_cpus", cpus="4-5", cgroup="/system.slice/system-vm.slice")
+        with pytest.raises(IsolationError, match=r"is below /system\.slice, where /system\.slice/a\.service runs, too"):
+            engine(kernel).apply("vm", [inside])
         assert kernel.snapshot() == before
 
 
