@@ -15,6 +15,7 @@ DOMAINS = f"{LIBVIRT}/domains"
 DEFAULT = f"{LIBVIRT}/default.json"  # of all domains that have no file of their own
 # Held by each event of libvirt; it is there once a domain has had a claim since boot.
 EVENTS_LOCK = "/run/vfio-isolation/libvirt.lock"
+TIMEOUT = 60  # seconds that isolating for a domain may take, unless it is configured
 
 
 def domain_file(name: str) -> str:

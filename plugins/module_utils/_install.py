@@ -49,6 +49,7 @@ from importlib import import_module
 gc.disable()
 code = import_module("engine." + sys.argv[1]).main(sys.argv[2:])
 sys.stdout.flush()
+sys.stderr.flush()  # before Python 3.9, a pipe gets it late
 os._exit(code)
 """
 

@@ -15,7 +15,7 @@ import os
 from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from ._catalog import fill, read_steps
-from ._configuration import DEFAULT, EVENTS_LOCK, domain_file
+from ._configuration import DEFAULT, EVENTS_LOCK, TIMEOUT, domain_file
 from ._cpus import format_list
 from ._domain import LIMIT, Domain, parse
 from ._domain_claim import Surroundings, decide, lasting_partition, relaxed, reserving
@@ -34,7 +34,7 @@ RELEASE_TIMEOUT = 600
 # What a domain can be configured to besides the variables of the role.
 SETTINGS: Dict[str, Any] = {
     "required": {"type": "bool", "default": True},
-    "timeout": {"type": "int", "default": 60},
+    "timeout": {"type": "int", "default": TIMEOUT},
 }
 
 
@@ -46,7 +46,7 @@ class Event:
         self.name = name
         self.operation = operation
         self.required = operation == "prepare"  # whether the domain may not start where this fails
-        self.timeout = int(SETTINGS["timeout"]["default"])
+        self.timeout = TIMEOUT
         self._host = host
         self._given = given
         self._variables: Dict[str, Any] = {}

@@ -17,14 +17,13 @@ from __future__ import annotations
 import os
 import sys
 
-from ._configuration import DEFAULT, EVENTS_LOCK, domain_file
+from ._configuration import DEFAULT, EVENTS_LOCK, TIMEOUT, domain_file
 from ._errors import IsolationError, TimeLimit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Sequence
 
-TIMEOUT = 60  # until it is known what is configured
 # start comes too late and stopped too early; reconnect and attach are of a VM that runs; migrate, restore filter XML.
 ACTING = {("prepare", "begin"), ("started", "begin"), ("release", "end")}
 

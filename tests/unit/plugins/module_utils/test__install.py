@@ -207,6 +207,13 @@ def test_the_installed_runner_runs(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == {"error": "do: 'fly' is none of apply, revert, audit"}
 
 
+def test_the_installed_runner_s_sentence_arrives(tmp_path: Path) -> None:
+    """Through a pipe, as libvirt and systemd read it."""
+    command = [sys.executable, "-I", "-S", installed(tmp_path), "_persistent_claim", "start", "/no/such/file"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "there is no file /no/such/file\n")
+
+
 def test_every_module_of_the_installed_engine_can_be_imported(tmp_path: Path) -> None:
     runner = installed(tmp_path)
     names = [
