@@ -35,7 +35,7 @@ _value:
   sample: "10f"
 """
 
-from ansible_collections.vfio.isolation.plugins.module_utils._cpus import format_mask
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cpus import format_mask
 from ansible_collections.vfio.isolation.plugins.plugin_utils._cpu_input import cpu_filter
 
 FilterModule = cpu_filter("cpu_mask", format_mask)

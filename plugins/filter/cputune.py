@@ -103,7 +103,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.common.validation import check_type_bool, check_type_int
-from ansible_collections.vfio.isolation.plugins.module_utils._errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.plugin_utils._pinning import FactsTopology, elements, place, xml
 
 

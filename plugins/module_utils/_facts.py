@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 from typing import Any, Dict, List, Optional, Tuple
 
-from ._cpus import format_list
-from ._errors import IsolationError
-from ._steps.reserve_cpus import choose
-from ._transaction import Engine
+from ._engine.errors import IsolationError
+from ._engine.steps.reserve_cpus import choose
+from ._engine.text.cpus import format_list
+from ._engine.transaction.engine import Engine
 
 
 def gather(engine: Engine) -> Tuple[Dict[str, Any], List[str]]:

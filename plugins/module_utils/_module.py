@@ -13,12 +13,12 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ._catalog import STEPS, read_items
-from ._configuration import CLAIMS
-from ._errors import IsolationError
-from ._journal import Step
-from ._kernel.host import Host
-from ._transaction import LOCK_TIMEOUT, Engine, Outcome
+from ._engine.errors import IsolationError
+from ._engine.journal import Step
+from ._engine.kernel.host import Host
+from ._engine.paths import CLAIMS
+from ._engine.steps.catalog import STEPS, read_items
+from ._engine.transaction.engine import LOCK_TIMEOUT, Engine, Outcome
 
 COMMON: Dict[str, Any] = {"lock_timeout": {"type": "float", "default": LOCK_TIMEOUT}}
 CLAIM: Dict[str, Any] = {"claim": {"type": "str"}}

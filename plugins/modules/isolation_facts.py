@@ -200,9 +200,9 @@ ansible_facts:
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
 from ansible_collections.vfio.isolation.plugins.module_utils._facts import gather
 from ansible_collections.vfio.isolation.plugins.module_utils._module import run
-from ansible_collections.vfio.isolation.plugins.module_utils._transaction import Engine
 
 
 def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:

@@ -135,22 +135,19 @@ from typing import Any, Dict, Mapping, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.vfio.isolation.plugins.module_utils._errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._install import (
-    Installation,
-    check_python,
-    hook_files,
-)
-from ansible_collections.vfio.isolation.plugins.module_utils._job import VARIABLES
-from ansible_collections.vfio.isolation.plugins.module_utils._kernel.libvirt import check_name
-from ansible_collections.vfio.isolation.plugins.module_utils._libvirt_events import (
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.libvirt import check_name
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.events import (
     LONGEST_TIMEOUT,
     MAKER,
     SETTINGS,
     alone,
 )
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.role_steps import VARIABLES
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
+from ansible_collections.vfio.isolation.plugins.module_utils._host_files import hook_files
+from ansible_collections.vfio.isolation.plugins.module_utils._install import Installation, check_python
 from ansible_collections.vfio.isolation.plugins.module_utils._module import run, told, with_files
-from ansible_collections.vfio.isolation.plugins.module_utils._transaction import Engine
 
 ARGUMENTS: Dict[str, Any] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},

@@ -160,13 +160,13 @@ left_alone:
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
 from ansible_collections.vfio.isolation.plugins.module_utils._module import (
     run,
     stop_persisting,
     told,
     with_files,
 )
-from ansible_collections.vfio.isolation.plugins.module_utils._transaction import Engine
 
 ARGUMENTS = {
     "claims": {"type": "list", "elements": "str"},

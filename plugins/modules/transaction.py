@@ -199,6 +199,7 @@ left_alone:
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
 from ansible_collections.vfio.isolation.plugins.module_utils._module import (
     read_steps,
     run,
@@ -206,7 +207,6 @@ from ansible_collections.vfio.isolation.plugins.module_utils._module import (
     told,
     with_files,
 )
-from ansible_collections.vfio.isolation.plugins.module_utils._transaction import Engine
 
 ARGUMENTS = {
     "claim": {"type": "str", "required": True},
@@ -225,11 +225,11 @@ def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
         files = stop_persisting(module, engine, [claim])
     else:
         # Here, not above: few runs need it, and to compile it takes its time.
+        from ansible_collections.vfio.isolation.plugins.module_utils._host_files import unit_files
         from ansible_collections.vfio.isolation.plugins.module_utils._install import (
             Installation,
             check_persistable,
             check_python,
-            unit_files,
         )
 
         check_persistable(claim)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.vfio.isolation.plugins.module_utils._cpus import CpuSet, parse_list
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cpus import CpuSet, parse_list
 
 
 def read_cpus(given: Any) -> CpuSet:

@@ -17,9 +17,18 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from ansible_collections.vfio.isolation.plugins.module_utils._cpus import NONE, CpuSet, format_list, parse_list
-from ansible_collections.vfio.isolation.plugins.module_utils._errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._expression import Expression, Topology, evaluate
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cpus import (
+    NONE,
+    CpuSet,
+    format_list,
+    parse_list,
+)
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.expression import (
+    Expression,
+    Topology,
+    evaluate,
+)
 
 SCHEDULERS = ("batch", "idle", "fifo", "rr")
 

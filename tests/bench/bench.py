@@ -141,7 +141,7 @@ setsid sh -c 'sleep 100000 | /opt/isolation/programs/sleepers {TASKS} > /run/sle
 echo $$ > {CPUSET}/tasks
 until grep -q ready /run/sleepers; do sleep 0.2; done
 """
-RUNNER = "cd /opt/isolation && python3 -E -S -m engine._runner"
+RUNNER = "cd /opt/isolation && python3 -E -S -m module_utils._engine.entries.runner"
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -271,8 +271,8 @@ def _all_in(host: VirtualHost, name: str) -> None:
 
 def five_thousand_threads() -> None:
     """The fourth figure: what the engine asks of each thread, here, of threads of this process."""
-    from ansible_collections.vfio.isolation.plugins.module_utils._kernel.host import Host
-    from ansible_collections.vfio.isolation.plugins.module_utils._planning import pinned
+    from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.host import Host
+    from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.fold import pinned
 
     done = threading.Event()
     threading.stack_size(64 << 10)
@@ -298,7 +298,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     host = VirtualHost(os.environ["VFIO_INVENTORY"])
-    host.put({"engine": ROOT / "plugins" / "module_utils", "programs": programs()}, "/opt/isolation")
+    host.put({"module_utils": ROOT / "plugins" / "module_utils", "programs": programs()}, "/opt/isolation")
     host.put({".": ROOT / ".cache" / "bench" / "theirs"}, "/opt/theirs")
     host.run("systemctl stop irqbalance")
     if options.tasks:

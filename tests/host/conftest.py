@@ -73,7 +73,7 @@ def _prepared(variable: str) -> VirtualHost:
     virtual_host = VirtualHost(inventory)
     virtual_host.put(
         {
-            "engine": ROOT / "plugins" / "module_utils",
+            "module_utils": ROOT / "plugins" / "module_utils",
             "checks": ROOT / "tests" / "host" / "checks",
             "programs": programs(),
         },

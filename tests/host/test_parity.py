@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from ansible_collections.vfio.isolation.plugins.module_utils._catalog import STEPS
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.steps.catalog import STEPS
 from ansible_collections.vfio.isolation.plugins.modules import restore
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -43,7 +43,7 @@ def _given_back(host: VirtualHost) -> Iterator[None]:
     """irqbalance is off, and whatever a test leaves is reverted."""
     host.run("systemctl stop irqbalance")
     yield
-    host.run('cd /opt/isolation && echo \'{"do": "revert"}\' | python3 -m engine._runner')
+    host.run('cd /opt/isolation && echo \'{"do": "revert"}\' | python3 -m module_utils._engine.entries.runner')
 
 
 def kernel(host: VirtualHost, path: str) -> str:

@@ -12,8 +12,9 @@ import subprocess
 import time
 from typing import Any
 
-from engine._install import HOOK, RUNNER, Installation, hook_files
-from engine._kernel.host import Host
+from module_utils._engine.kernel.host import Host
+from module_utils._host_files import HOOK, RUNNER, hook_files
+from module_utils._install import Installation
 
 from .ground import at_end, read, sh
 

@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from engine._catalog import STEPS
-from engine._errors import IsolationError
-from engine._journal import Step
-from engine._kernel.host import Host
-from engine._transaction import Engine, Outcome
+from module_utils._engine.errors import IsolationError
+from module_utils._engine.journal import Step
+from module_utils._engine.kernel.host import Host
+from module_utils._engine.steps.catalog import STEPS
+from module_utils._engine.transaction.engine import Engine, Outcome
 
 CGROUP = "/sys/fs/cgroup"
 VM = {4, 5, 6, 7}

@@ -15,10 +15,11 @@ import random
 import subprocess
 import time
 
-from engine._configuration import DEFAULT, domain_file
-from engine._install import HOOK, Installation, unit_files
-from engine._kernel.host import Host
-from engine._libvirt_events import Event
+from module_utils._engine.kernel.host import Host
+from module_utils._engine.libvirt.events import Event
+from module_utils._engine.paths import DEFAULT, domain_file
+from module_utils._host_files import HOOK, unit_files
+from module_utils._install import Installation
 
 from .domains import PYTHON, install, told, xml
 from .ground import (

@@ -65,9 +65,9 @@ def check_irqbalance_keeps_off() -> None:
 
 
 def _banned() -> set:
-    from engine._cpus import parse_mask
-    from engine._kernel.host import Host
-    from engine._kernel.irqbalance import Irqbalance
+    from module_utils._engine.kernel.host import Host
+    from module_utils._engine.kernel.irqbalance import Irqbalance
+    from module_utils._engine.text.cpus import parse_mask
 
     irqbalance = Irqbalance(Host())
     answer = irqbalance._ask(irqbalance.running(), "setup")

@@ -72,9 +72,9 @@ def check_killed_while_reverting() -> None:
 
 def check_refused_at_every_write() -> None:
     """A refusal in the middle of the job: rolled back, with the step and the file in the sentence."""
-    from engine._errors import Refused
-    from engine._kernel.host import Host
-    from engine._transaction import Engine
+    from module_utils._engine.errors import Refused
+    from module_utils._engine.kernel.host import Host
+    from module_utils._engine.transaction.engine import Engine
 
     class Refusing(Host):
         left = 0

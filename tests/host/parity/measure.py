@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engine._catalog import complete
-from engine._errors import IsolationError
-from engine._journal import Step
-from engine._kernel.host import Host
-from engine._transaction import Engine
+from module_utils._engine.errors import IsolationError
+from module_utils._engine.journal import Step
+from module_utils._engine.kernel.host import Host
+from module_utils._engine.steps.catalog import complete
+from module_utils._engine.transaction.engine import Engine
 
 from . import kernel
 from .lines import LINES, Line

@@ -15,24 +15,26 @@ from pathlib import Path
 from typing import List
 
 import pytest
-from ansible_collections.vfio.isolation.plugins.module_utils._configuration import DEFAULT, ROOT, domain_file
-from ansible_collections.vfio.isolation.plugins.module_utils._errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._install import (
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.entries.persistent_claim import carry_out
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.host import Host
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import DEFAULT, ROOT, domain_file
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.units import escape
+from ansible_collections.vfio.isolation.plugins.module_utils._host_files import (
     HOOK,
     RUNNER,
     UNIT,
-    Installation,
-    check_persistable,
-    check_python,
     claim_file,
     hook_files,
     runner_files,
     unit_files,
 )
-from ansible_collections.vfio.isolation.plugins.module_utils._kernel.host import Host
-from ansible_collections.vfio.isolation.plugins.module_utils._persistent_claim import carry_out
-from ansible_collections.vfio.isolation.plugins.module_utils._units import escape
-from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils.fake_host import FakeHost
+from ansible_collections.vfio.isolation.plugins.module_utils._install import (
+    Installation,
+    check_persistable,
+    check_python,
+)
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
 
 PYTHON = "/usr/bin/python3"
 LIBVIRTD = ("systemctl", "reload", "--", "libvirtd.service")
@@ -127,7 +129,7 @@ def test_a_claim_that_persists(tmp_path: Path) -> None:
     assert ("systemctl", "enable", "--now", "--", unit) in host.commands
     path = f"{ROOT}/claims/big\\x20vm.json"
     assert json.loads(host.read(path) or "") == {"claim": "big vm", "steps": [{"drop_caches": {"sync": True}}]}
-    assert f"_persistent_claim start {ROOT}/claims/%i.json" in (host.read(UNIT) or "")
+    assert f"persistent_claim start {ROOT}/claims/%i.json" in (host.read(UNIT) or "")
     host.answers["show"] = (0, "active\nenabled\n", "")
     assert Installation(host, check=False).persist("big vm", wanted) == []
     Installation(host, check=False).stop_persisting(None)
@@ -201,7 +203,7 @@ def installed(root: Path) -> str:
 
 
 def test_the_installed_runner_runs(tmp_path: Path) -> None:
-    command = [sys.executable, "-I", "-S", installed(tmp_path), "_runner"]
+    command = [sys.executable, "-I", "-S", installed(tmp_path), "runner"]
     done = subprocess.run(command, input='{"do": "fly"}', stdout=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
     assert json.loads(done.stdout) == {"error": "do: 'fly' is none of apply, revert, audit"}
@@ -209,7 +211,7 @@ def test_the_installed_runner_runs(tmp_path: Path) -> None:
 
 def test_the_installed_runner_s_sentence_arrives(tmp_path: Path) -> None:
     """Through a pipe, as libvirt and systemd read it."""
-    command = [sys.executable, "-I", "-S", installed(tmp_path), "_persistent_claim", "start", "/no/such/file"]
+    command = [sys.executable, "-I", "-S", installed(tmp_path), "persistent_claim", "start", "/no/such/file"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "there is no file /no/such/file\n")
 
@@ -221,7 +223,7 @@ def test_every_module_of_the_installed_engine_can_be_imported(tmp_path: Path) ->
         for path in Path(runner).rglob("*.py")
         if path.name not in ("__main__.py", "__init__.py")
     ]
-    assert "engine._libvirt_events" in names and "engine._kernel.cgroup_v1" in names and "engine._module" not in names
+    assert "engine.libvirt.events" in names and "engine.kernel.cgroup_v1" in names and "engine._module" not in names
     imports = f"import sys; sys.path.insert(0, {runner!r}); import {', '.join(names)}"
     subprocess.run([sys.executable, "-I", "-S", "-c", imports], check=True)
 
@@ -234,20 +236,20 @@ def test_a_domain_that_is_left_alone_costs_next_to_no_import(tmp_path: Path) -> 
         "-I",
         "-S",
         installed(tmp_path),
-        "_libvirt_hook",
+        "libvirt_hook",
         "a vm of nobody",
         "prepare",
         "begin",
     ]
     done = subprocess.run([sys.executable, *arguments, "-"], stderr=subprocess.PIPE, text=True, check=True)
     imported = re.findall(r"\| +(\S+)$", done.stderr, re.MULTILINE)
-    assert "engine._errors" in imported  # by the hook
-    assert not {"typing", "re", "json", "signal", "subprocess", "engine._transaction"} & set(imported)
+    assert "engine.errors" in imported  # by the hook
+    assert not {"typing", "re", "json", "signal", "subprocess", "engine.transaction.engine"} & set(imported)
 
 
 def test_a_domain_s_claim_imports_only_what_it_uses(tmp_path: Path) -> None:
     runner = installed(tmp_path)
-    imports = f"import sys; sys.path.insert(0, {runner!r}); import engine._libvirt_hook, engine._libvirt_events"
+    imports = f"import sys; sys.path.insert(0, {runner!r}); import engine.entries.libvirt_hook, engine.libvirt.events"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", f"{imports}; print(*sorted(sys.modules))"],
         stdout=subprocess.PIPE,

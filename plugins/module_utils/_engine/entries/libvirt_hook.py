@@ -1,0 +1,83 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""libvirt's hook for QEMU, its door: which events concern us, the time limit, what is logged, the exit code.
+
+libvirt is never called from here: it waits for the hook. Standard output stays empty, for migrate and restore take it
+as the domain's XML. What happens is told to syslog, and why a domain may not start on standard error, which libvirt
+shows. Source: libvirt, Hooks for specific system management.
+"""
+
+from __future__ import annotations
+
+# Every VM of the host waits for this: what one that is left alone does not need is imported further down.
+import os
+import sys
+
+from ..errors import IsolationError, TimeLimit
+from ..paths import DEFAULT, EVENTS_LOCK, TIMEOUT, domain_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Sequence
+
+# start comes too late and stopped too early; reconnect and attach are of a VM that runs; migrate, restore filter XML.
+ACTING = {("prepare", "begin"), ("started", "begin"), ("release", "end")}
+
+
+def main(arguments: Sequence[str], root: str = "") -> int:
+    """Be the hook: DOMAIN OPERATION SUB-OPERATION EXTRA. Returns the exit code, 0 but where a domain may not start."""
+    name, operation, sub = (*arguments, "", "", "")[:3]
+    if (operation, sub) not in ACTING:
+        return 0
+    # Without a configuration it is left alone; without the lock no domain has a claim, nor will that not see this one.
+    if not any(os.path.lexists(root + path) for path in (domain_file(name), DEFAULT, EVENTS_LOCK)):
+        return 0
+    import signal
+
+    from ..kernel.host import Host
+    from ..libvirt.events import Event
+
+    event = Event(name, operation, Host(root), sys.stdin.buffer)
+    sentence = ""
+    try:
+        _be_done_within(signal, TIMEOUT)
+        event.configure()
+        _be_done_within(signal, event.timeout)
+        for line in event.carry_out():
+            _log(f"{name!r}: {operation}: {line}")
+    except (IsolationError, TimeLimit) as error:
+        sentence = f"{name!r}: {operation}: {error}"
+    except Exception as error:  # whatever it is: whether the domain may start is said by its configuration alone
+        sentence = f"{name!r}: {operation}: {type(error).__name__}: {error}"
+    finally:
+        signal.alarm(0)
+    if not sentence:
+        return 0
+    _log(sentence, failed=True)
+    if not event.required:
+        return 0
+    sys.stderr.write(f"vfio-isolation: {sentence}\n")
+    return 1
+
+
+def _be_done_within(signal: Any, seconds: int) -> None:
+    """Fail after so many seconds. What that undoes has as many again, then the kernel ends this process."""
+
+    def expired(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(seconds)
+        raise TimeLimit(f"this took more than {seconds} s; the option timeout can give it more")
+
+    signal.signal(signal.SIGALRM, expired)
+    signal.alarm(seconds)
+
+
+def _log(line: str, failed: bool = False) -> None:
+    import syslog
+
+    syslog.openlog("vfio-isolation", syslog.LOG_PID, syslog.LOG_DAEMON)
+    syslog.syslog(syslog.LOG_ERR if failed else syslog.LOG_INFO, line)

@@ -1,0 +1,47 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""What the unit vfio-isolation@CLAIM.service runs: `start FILE` makes the claim of a file, `stop FILE` reverts it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, Dict, Sequence
+
+from ..errors import IsolationError
+from ..kernel.host import Host
+from ..steps.catalog import read_steps
+from ..transaction.engine import Engine, Outcome
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Be the unit's command; what it prints is in the journal of the system."""
+    verb, path = arguments
+    try:
+        outcome = carry_out(verb, path, Host())
+    except IsolationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    for line in [f"{len(outcome.changes)} settings changed", *outcome.warnings]:
+        sys.stdout.write(f"{line}\n")
+    return 0
+
+
+def carry_out(verb: str, path: str, host: Host) -> Outcome:
+    """Make the claim of a file, or revert it. Raises IsolationError."""
+    text = host.read_own(path)
+    if text is None and verb == "stop":
+        return Outcome(False, [], {}, {}, {}, [f"there is no file {path} any more, so its claim stays as it is"])
+    if text is None:
+        raise IsolationError(f"there is no file {path}")
+    try:
+        content: Dict[str, Any] = json.loads(text)
+        claim, steps = content["claim"], read_steps(content["steps"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise IsolationError(f"{path} holds no claim ({type(error).__name__}: {error})") from None
+    engine = Engine(host)
+    return engine.apply(claim, steps) if verb == "start" else engine.revert([claim])

@@ -1,0 +1,192 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""The settings of a cgroup on v2 as resources: controller, lists, partition.
+
+Source: Documentation/admin-guide/cgroup-v2.rst, section Cpuset.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Dict, List, Optional, Set, Tuple
+
+from ..errors import Immovable, Refused
+from ..text.cpus import format_list, parse_list
+from .cgroup import parent_of
+from .cgroup_v2 import PARTITION, CgroupsV2
+from .cpuset import CgroupKind, ListKind
+from .kind import Kind
+from .systemd import SETTLED, RuntimeDropIn
+
+
+class KindV2(CgroupKind):
+    """A setting that only cgroup v2 has."""
+
+    def __init__(self, cgroups: CgroupsV2) -> None:
+        super().__init__(cgroups)
+        self._cgroups: CgroupsV2 = cgroups
+
+
+class Controller(KindV2):
+    """`cgroup.controller:/`: whether the cpuset controller is enabled for the children of a cgroup."""
+
+    def read(self, name: str) -> Optional[str]:
+        """Enabled or disabled."""
+        enabled = self._cgroups.read(name, "cgroup.subtree_control").split()
+        return "enabled" if "cpuset" in enabled else "disabled"
+
+    def write(self, name: str, value: str) -> None:
+        """Enable or disable it."""
+        if value == "disabled":
+            self._cgroups.systemd.settle()  # systemd takes the controller away by itself once no unit asks for it
+            if self.read(name) == value:
+                return
+            holder = next((c for c in self._cgroups.children(name) if self._in_use(c)), None)
+            if holder:
+                raise Immovable(f"{holder} has a cpuset of its own")
+        self._cgroups.host.write(self.where(name), "+cpuset" if value == "enabled" else "-cpuset")
+
+    def _in_use(self, child: str) -> bool:
+        return bool(
+            self.read(child) == "enabled" or self._cgroups.cpus(child) or self._cgroups.read(child, "cpuset.mems")
+        )
+
+    def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
+        """Enabled from the root down, disabled from the leaves up; one that is to stay enabled, behind systemd."""
+        depth = self._depth(name) / 1000 if name != "/" else 0
+        if old == new == "enabled":
+            return [(SETTLED + 0.1 + depth, new)]
+        return [(2 + depth, new)] if new == "enabled" else [(13 - depth, new)]
+
+    def where(self, name: str) -> str:
+        """The file."""
+        return self._cgroups.file(name, "cgroup.subtree_control")
+
+    def valid_value(self, value: str) -> bool:
+        """Enabled or disabled."""
+        return value in ("enabled", "disabled")
+
+
+class CpusetList(ListKind):
+    """`cgroup.cpus:/user.slice`, `cgroup.mems:...`: the configured list, empty where it is inherited.
+
+    The configured list, not the effective one: giving back the latter would make an inherited list explicit.
+    """
+
+    def __init__(self, cgroups: CgroupsV2, file: str, prop: str) -> None:
+        super().__init__(cgroups, file)
+        self._cgroups: CgroupsV2 = cgroups
+        self._prop = prop
+        self._set: Set[Tuple[str, str]] = set()
+
+    def write(self, name: str, value: str) -> None:
+        """Set the list, through systemd where the cgroup is a unit's."""
+        if not value and (name, self._file) in self._cgroups.emptied:
+            self._insist_on_inheriting(name)
+            return
+        unit = self._cgroups.owner(name)
+        if unit and (name, value) in self._set:
+            self._write_behind_systemd(name, value)
+        elif unit:
+            self._set.add((name, value))
+            self._cgroups.systemd.set_property(unit, self._prop, value)
+        else:
+            try:
+                self._cgroups.host.write(self.where(name), value)
+            except Refused as refused:
+                if value or refused.code != errno.ENOSPC:
+                    raise
+        if not value:
+            self._cgroups.emptied.add((name, self._file))
+
+    def _write_behind_systemd(self, name: str, value: str) -> None:
+        """Write a list that systemd was told and has dropped since: it had been written behind its back before, too."""
+        parent = self._cgroups.file(parent_of(name), "cgroup.subtree_control")
+        if "cpuset" not in (self._cgroups.host.read(parent) or "").split():
+            self._cgroups.host.write(parent, "+cpuset")
+        self._cgroups.host.write(self.where(name), value)
+
+    def _insist_on_inheriting(self, name: str) -> None:
+        if not self._cgroups.inherit_again(parent_of(name)):
+            everything = self._cgroups.read("/", f"{self._file}.effective")
+            self._cgroups.host.write(self.where(name), everything)
+            raise Immovable(f"the kernel empties no list of a cgroup with tasks: it holds all of {everything} now")
+
+    def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
+        """First all lists shrink to what they keep, then partitions grow, then their siblings.
+
+        So no CPU is ever in the lists of a partition and of its sibling, which would invalidate the partition. A list
+        that is to be empty mostly goes away with the controller, when systemd finds that no unit needs it; where the
+        controller stays, a second write comes late. It also comes where systemd has dropped a list.
+        """
+        before, after = parse_list(old), parse_list(new)
+        kept = before & after
+        late = [(12.8, new)]
+        if not before or (after and kept == after):
+            return [(3, new), *late]
+        grow = 4 if self._cgroups.read(name, PARTITION) not in ("", "member") else 5
+        shrunk = [(3.0, format_list(kept))] if kept not in (frozenset(), before) else []
+        return [*shrunk, (grow, new), *late]
+
+
+class Partition(KindV2):
+    """`cgroup.partition:/machine.slice`: member, root or isolated; `isolated invalid (reason)` where the kernel
+    took the partition away."""
+
+    def read(self, name: str) -> Optional[str]:
+        """The partition's state, with the kernel's reason where it is invalid."""
+        return self._cgroups.read(name, PARTITION) or "member"
+
+    def write(self, name: str, value: str) -> None:
+        """Set the partition type."""
+        if value != "member":
+            self._make_room(name)
+        self._cgroups.host.write(self.where(name), value.split()[0])
+
+    def _make_room(self, name: str) -> None:
+        """Empty the lists that were to be emptied and are not, while that can be done: it cannot beside a partition.
+
+        At the least, take the partition's CPUs out of them: they would make it invalid.
+        """
+        own = self._cgroups.cpus(name)
+        parent = parent_of(name)
+        for sibling in self._cgroups.children(parent):
+            listed = self._cgroups.cpus(sibling)
+            if not listed or (sibling, "cpuset.cpus") not in self._cgroups.emptied:
+                continue
+            if self._cgroups.inherit_again(parent):
+                return
+            if listed & own:
+                self._cgroups.host.write(self._cgroups.file(sibling, "cpuset.cpus"), format_list(listed - own))
+
+    def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
+        """Dissolved before any list changes, formed after all have. root and isolated change into each other in place.
+
+        An invalid one must be dissolved first: on 6.1, writing its type again changes nothing.
+        """
+        dissolve = [(0.0, "member")] if new == "member" or "invalid" in old else []
+        return dissolve + ([(6.0, new)] if new != "member" else [])
+
+    def where(self, name: str) -> str:
+        """The file."""
+        return self._cgroups.file(name, PARTITION)
+
+    def valid_value(self, value: str) -> bool:
+        """A type, with or without the kernel's note."""
+        return value.split(" ")[0] in ("member", "root", "isolated") and "\n" not in value
+
+
+def kinds(cgroups: CgroupsV2) -> Dict[str, Kind]:
+    """The kinds of cgroup v2, by the prefix of their addresses."""
+    return {
+        "cgroup.controller": Controller(cgroups),
+        "cgroup.cpus": CpusetList(cgroups, "cpuset.cpus", "AllowedCPUs"),
+        "cgroup.mems": CpusetList(cgroups, "cpuset.mems", "AllowedMemoryNodes"),
+        "cgroup.partition": Partition(cgroups),
+        "systemd.AllowedCPUs": RuntimeDropIn(cgroups.systemd, "AllowedCPUs"),
+        "systemd.AllowedMemoryNodes": RuntimeDropIn(cgroups.systemd, "AllowedMemoryNodes"),
+    }

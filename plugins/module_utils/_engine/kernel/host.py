@@ -1,0 +1,273 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""The one place where this collection reads and writes a host: files, commands, thread affinities.
+
+Everything else asks here, so a test can put a temporary tree, a recorder of writes or a fault in its place.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from signal import SIGKILL
+from typing import Callable, List, Optional, Sequence, Tuple
+
+from ..errors import Immovable, IsolationError, Refused
+from ..text.cpus import CpuSet
+
+# Behind the name of a file whose new version is being written.
+BESIDE = ".new"
+Run = Callable[[Sequence[str]], Tuple[int, str, str]]
+
+
+def run_command(argv: Sequence[str]) -> Tuple[int, str, str]:
+    """Run a command without a shell: (exit code, standard output, standard error).
+
+    Not with the module subprocess, which takes longer to import than most commands take. Bounded: systemctl itself
+    gives up on a manager that does not answer.
+    """
+    nothing, out, err = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), os.memfd_create("out"), os.memfd_create("err")
+    try:
+        streams = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate((nothing, out, err))]
+        child = os.posix_spawnp(argv[0], list(argv), os.environ, file_actions=streams)
+        try:
+            _child, status = os.waitpid(child, 0)
+        except BaseException:  # a time limit: nothing of ours goes on behind its back
+            os.kill(child, SIGKILL)
+            os.waitpid(child, 0)
+            raise
+        texts = (os.pread(descriptor, os.fstat(descriptor).st_size, 0) for descriptor in (out, err))
+        printed, complained = (text.decode(errors="replace") for text in texts)
+    finally:
+        for descriptor in (nothing, out, err):
+            os.close(descriptor)
+    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status), printed, complained
+
+
+class Host:
+    """A Linux host, seen below `root` (another path in a container that sees the host's `/proc` and `/sys` there).
+
+    `wrote` is called with a description after each single write that reached the kernel, systemd or the journal;
+    `writes` counts them.
+    """
+
+    _kept: Tuple[str, int] = ("", -1)  # the one file that is kept open, with its descriptor
+
+    def __init__(self, root: str = "/", run: Run = run_command, wrote: Optional[Callable[[str], None]] = None) -> None:
+        self.root = root.rstrip("/")
+        self._run = run
+        self._wrote = wrote
+        self.writes = 0
+
+    def note_write(self, what: str) -> None:
+        """Count a write, and tell whoever watches."""
+        self.writes += 1
+        if self._wrote:
+            self._wrote(what)
+
+    def path(self, path: str) -> str:
+        """Where an absolute path of the host is seen from here."""
+        return self.root + path
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or directory is there."""
+        return os.path.exists(self.path(path))
+
+    def list(self, path: str) -> List[str]:
+        """The names in a directory, sorted; none where there is no such directory."""
+        try:
+            return sorted(os.listdir(self.path(path)))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def read(self, path: str) -> Optional[str]:
+        """A file's text without its last newline; None where there is no such file, or it went meanwhile."""
+        try:
+            descriptor = os.open(self.path(path), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            # /proc and /sys answer ENOENT, ESRCH, ENODEV, EIO or EOPNOTSUPP for what is not there (any more).
+            return None
+        try:
+            return b"".join(iter(lambda: os.read(descriptor, 1 << 16), b"")).decode(errors="replace").rstrip("\n")
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+
+    def read_own(self, path: str) -> Optional[str]:
+        """A file of our own, which root will act on; None where there is none.
+
+        Raises IsolationError where others than root may write it or its directory, and PermissionError.
+        """
+        try:
+            with open(self.path(path), "rb") as stream:
+                statuses = [os.fstat(stream.fileno()), os.stat(os.path.dirname(self.path(path)))]
+                text = stream.read().decode(errors="replace")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if any(one.st_uid != os.geteuid() or one.st_mode & (stat.S_IWGRP | stat.S_IWOTH) for one in statuses):
+            raise IsolationError(
+                f"{path}: others than root may write it or its directory, so it was not read and nothing was changed;"
+                " look at it, then give both to root and take the right to write from group and others"
+            )
+        return text
+
+    def write(self, path: str, value: str, keep_open: bool = False) -> None:
+        """Write a kernel file in one write(2), as the kernel wants it. Raises Refused.
+
+        `keep_open` is for a file that takes one value after the other, such as a cgroup's list of tasks. Not for
+        /proc/sys, where all but the first write to an open file are ignored.
+        """
+        text = (value + "\n").encode()
+        try:
+            if keep_open:
+                os.write(self._opened(path), text)
+            else:
+                descriptor = os.open(self.path(path), os.O_WRONLY | os.O_CLOEXEC)
+                try:
+                    os.write(descriptor, text)
+                finally:
+                    os.close(descriptor)
+        except OSError as error:
+            if keep_open and error.errno == errno.ENODEV:  # it went, and may have come again
+                self._let_go()
+            raise Refused.of(error, path, value) from error
+        self.note_write(f"{path} = {value}")
+
+    def _opened(self, path: str) -> int:
+        if self._kept[0] != path:
+            self._let_go()
+            self._kept = (path, os.open(self.path(path), os.O_WRONLY | os.O_CLOEXEC))
+        return self._kept[1]
+
+    def _let_go(self) -> None:
+        if self._kept[0]:
+            os.close(self._kept[1])
+            self._kept = ("", -1)
+
+    __del__ = _let_go
+
+    def refuses(self, path: str, text: str) -> int:
+        """The errno with which the kernel answers a text that cannot change anything; 0 where it takes it."""
+        try:
+            descriptor = os.open(self.path(path), os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, text.encode())
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            return error.errno or 0
+        return 0
+
+    def writable(self, path: str) -> bool:
+        """Whether a file's mode lets its owner write."""
+        try:
+            return bool(os.stat(self.path(path)).st_mode & stat.S_IWUSR)
+        except OSError:
+            return False
+
+    def mode(self, path: str) -> Optional[int]:
+        """The permission bits of a file that is root's own; None where there is none, -1 where it is something else."""
+        try:
+            status = os.lstat(self.path(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        own = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+        return stat.S_IMODE(status.st_mode) if own else -1
+
+    def make_directory(self, path: str) -> None:
+        """Make a cgroup. Raises Refused."""
+        self._directory(os.mkdir, path, "mkdir")
+
+    def remove_directory(self, path: str) -> None:
+        """Remove a cgroup. Raises Refused."""
+        self._directory(os.rmdir, path, "rmdir")
+
+    def _directory(self, call: Callable[[str], None], path: str, verb: str) -> None:
+        try:
+            call(self.path(path))
+        except OSError as error:
+            raise Refused.of(error, path, verb) from error
+        self.note_write(f"{verb} {path}")
+
+    def directories(self, path: str) -> Optional[List[str]]:
+        """The names of the directories in a directory, sorted; None where it is gone."""
+        try:
+            with os.scandir(self.path(path)) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
+        except OSError:
+            return None
+
+    def save(self, path: str, text: str, mode: int = 0o644) -> None:
+        """Put a file of our own in place, whole or not at all, and durable. Raises Refused."""
+        target = self.path(path)
+        beside = target + BESIDE
+        try:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(descriptor)
+            # Not before it is whole: libvirt runs every executable in a directory of hooks.
+            os.chmod(beside, mode)
+            os.replace(beside, target)
+        except OSError as error:
+            raise Refused.of(error, path, "a new version of the file") from error
+        self.note_write(f"saved {path}")
+
+    def remove(self, path: str) -> None:
+        """Remove a file of our own, if it is there."""
+        try:
+            os.unlink(self.path(path))
+        except FileNotFoundError:
+            return
+        self.note_write(f"removed {path}")
+
+    def remove_empty(self, path: str) -> None:
+        """Remove a directory if it is there and empty."""
+        try:
+            os.rmdir(self.path(path))
+        except OSError:
+            return
+        self.note_write(f"removed {path}")
+
+    def change(self, *argv: str) -> None:
+        """Run a command that changes something. Raises Refused with what it printed."""
+        try:
+            code, _out, err = self._run(argv)
+        except OSError as error:
+            raise Refused.of(error, " ".join(argv[:-1]), argv[-1]) from error
+        if code != 0:
+            raise Refused(" ".join(argv[:-1]), argv[-1], err.strip() or f"exit code {code}", code)
+        self.note_write(" ".join(argv))
+
+    def ask(self, *argv: str) -> Optional[str]:
+        """What a command that changes nothing prints; None where it fails, or is not there."""
+        try:
+            code, out, _err = self._run(argv)
+        except OSError:
+            return None
+        return out if code == 0 else None
+
+    def affinity(self, thread: int) -> Optional[CpuSet]:
+        """The CPUs that a thread may run on; None where it has ended. See sched_getaffinity(2)."""
+        try:
+            return frozenset(os.sched_getaffinity(thread))
+        except OSError:
+            return None
+
+    def set_affinity(self, thread: int, cpus: CpuSet) -> None:
+        """Bind a thread to CPUs, see sched_setaffinity(2). Raises Immovable where it has ended or may not move."""
+        try:
+            os.sched_setaffinity(thread, cpus)
+        except ProcessLookupError:
+            raise Immovable("the thread has ended") from None
+        except OSError as error:
+            raise Immovable(f"the kernel keeps this thread's affinity ({os.strerror(error.errno or 0)})") from error
+        self.note_write(f"affinity of thread {thread}")

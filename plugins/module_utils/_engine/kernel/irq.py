@@ -1,0 +1,109 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""Interrupt affinities.
+
+Source: Documentation/core-api/irq/irq-affinity.rst; kernel/irq/proc.c for what a write answers.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import List, Optional
+
+from ..errors import Immovable, Refused
+from ..text.cpus import format_list, format_mask, parse_list, parse_mask
+from .host import Host
+from .kind import Kind
+
+IRQ = "/proc/irq"
+DEFAULT = f"{IRQ}/default_smp_affinity"
+
+
+class Irqs(Kind):
+    """`irq.affinity:24`: the CPUs that may handle an interrupt (what is asked for; the effective ones may lag)."""
+
+    family = "irq"
+    restless = True
+    may_refuse = True
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def numbers(self) -> List[int]:
+        """Every interrupt that has an affinity."""
+        return sorted(int(name) for name in self._host.list(IRQ) if name.isdigit())
+
+    def actions(self, number: int) -> str:
+        """The names of an interrupt's handlers, comma-separated: `nvme0q1`, `virtio0-input.0`."""
+        return self._host.read(f"/sys/kernel/irq/{number}/actions") or ""
+
+    def of_pci(self, address: str) -> Optional[List[int]]:
+        """The interrupts of a PCI device such as `0000:01:00.0`; None where there is no such device."""
+        device = f"/sys/bus/pci/devices/{address}"
+        if not self._host.exists(device):
+            return None
+        vectors = [int(name) for name in self._host.list(f"{device}/msi_irqs")]
+        line = int(self._host.read(f"{device}/irq") or 0)
+        return vectors or ([line] if line else [])
+
+    def immovable(self, number: int) -> bool:
+        """Whether the kernel would refuse any affinity for this interrupt.
+
+        Newer kernels show it in the file's mode. Older ones only answer it to a write, before they look at what is
+        written: so this writes a word that is no CPU list, which either gets that answer or changes nothing.
+        """
+        path = f"{IRQ}/{number}/smp_affinity_list"
+        return not self._host.writable(path) or self._host.refuses(path, "?\n") in (errno.EIO, errno.EPERM)
+
+    def read(self, name: str) -> Optional[str]:
+        """The affinity asked for."""
+        text = self._host.read(f"{IRQ}/{name}/smp_affinity_list")
+        return None if text is None else format_list(parse_list(text))
+
+    def write(self, name: str, value: str) -> None:
+        """Set the affinity."""
+        try:
+            self._host.write(self.where(name), value)
+        except Refused as refused:
+            # EIO and EPERM: managed. ENOENT: freed meanwhile. Others, such as ENOSPC (no free vector), may pass.
+            if refused.code in (errno.EIO, errno.EPERM, errno.ENOENT):
+                raise Immovable(str(refused)) from refused
+            raise
+
+    def where(self, name: str) -> str:
+        """The file."""
+        return f"{IRQ}/{name}/smp_affinity_list"
+
+    def valid_name(self, name: str) -> bool:
+        """An interrupt's number."""
+        return name.isdigit()
+
+
+class DefaultAffinity(Kind):
+    """`irq.default:`: the affinity of interrupts that are yet to be requested."""
+
+    family = "irq"
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def read(self, name: str) -> Optional[str]:
+        """The CPUs, as a CPU list; the file holds a mask."""
+        text = self._host.read(DEFAULT)
+        return None if text is None else format_list(parse_mask(text))
+
+    def write(self, name: str, value: str) -> None:
+        """Set it."""
+        self._host.write(DEFAULT, format_mask(parse_list(value)))
+
+    def where(self, name: str) -> str:
+        """The file."""
+        return DEFAULT
+
+    def valid_name(self, name: str) -> bool:
+        """There is only one."""
+        return name == ""

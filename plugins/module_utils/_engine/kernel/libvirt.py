@@ -1,0 +1,76 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""The domains that libvirt knows on this host, from its own files: it is never called.
+
+Source: libvirt, qemu driver: persistent domains are in /etc/libvirt/qemu, running ones in /run/libvirt/qemu.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Optional, Set, Tuple
+
+from ..errors import IsolationError
+from ..text.cpus import CpuSet
+from ..text.domain_xml import PIN_EMULATOR, PIN_VCPUS, Domain, parse
+from .host import BESIDE, Host
+
+RUNNING = "/run/libvirt/qemu"
+DIRECTORIES = ("/etc/libvirt/qemu", RUNNING)
+# Of a file's name, without the ending of its new version.
+LONGEST = 255 - len(f".json{BESIDE}")
+EMULATOR = "emulator"
+
+
+def check_name(name: str) -> str:
+    """A domain's name that may be part of a path. Raises ValueError."""
+    if name in ("", ".", "..") or len(os.fsencode(name)) > LONGEST or "/" in name or not name.isprintable():
+        raise ValueError(f"{name[:40]!r} is not the name of a libvirt domain")
+    return name
+
+
+class Domains:
+    """The domains of one host."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def names(self) -> Tuple[str, ...]:
+        """Every domain, by its name."""
+        files = {name for directory in DIRECTORIES for name in self._host.list(directory)}
+        return tuple(sorted(name[: -len(".xml")] for name in files if name.endswith(".xml")))
+
+    def read(self, name: str) -> Domain:
+        """A domain; as it will start, or where it is not persistent, as it runs. Raises ValueError."""
+        check_name(name)
+        for directory in DIRECTORIES:
+            text = self._host.read(f"{directory}/{name}.xml")
+            if text:
+                try:
+                    return parse(text.encode())
+                except IsolationError as error:
+                    raise ValueError(f"{directory}/{name}.xml: {error}") from None
+        raise ValueError(f"there is no libvirt domain {name!r}; there are {', '.join(self.names()) or 'none'}")
+
+    def running(self) -> Set[str]:
+        """The domains that run, by their names."""
+        return {name[: -len(".pid")] for name in self._host.list(RUNNING) if name.endswith(".pid")}
+
+    def process(self, name: str) -> Optional[int]:
+        """The QEMU of a domain that runs; None where it does not."""
+        text = (self._host.read(f"{RUNNING}/{check_name(name)}.pid") or "").strip()
+        return int(text) if text.isdigit() else None
+
+    def cpus(self, name: str, part: str) -> CpuSet:
+        """The CPUs that a domain's vCPUs, or its emulator and I/O threads, are pinned to. Raises ValueError."""
+        domain = self.read(name)
+        cpus, what, pin = domain.vcpus, "vCPUs run", PIN_VCPUS
+        if part == EMULATOR:
+            cpus, what, pin = domain.emulator, "emulator runs", PIN_EMULATOR
+        if not cpus:
+            raise ValueError(f"the domain {name!r} does not say where its {what}; add {pin} (virsh edit {name})")
+        return cpus

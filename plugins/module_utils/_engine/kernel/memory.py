@@ -1,0 +1,82 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""The kernel's memory: caches to drop, free memory to compact.
+
+Source: Documentation/admin-guide/sysctl/vm.rst (drop_caches, compact_memory), proc(5) (buddyinfo).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, Dict
+
+from ..errors import IsolationError
+from ..text.cpus import CpuSet, format_list, parse_list
+from .host import Host
+
+DROP = "/proc/sys/vm/drop_caches"
+NODE = "/sys/devices/system/node"
+
+
+def parse_nodes(given: Any, there: CpuSet, option: str) -> CpuSet:
+    """The NUMA nodes of an option, as a node list (`0-1`, `N0`) or a list of such. Raises IsolationError."""
+    items = given if isinstance(given, list) else [given]
+    try:
+        nodes = parse_list(",".join(str(item) for item in items).replace("N", ""))
+    except ValueError as error:
+        raise IsolationError(f"{option}: {given!r}: {error}") from None
+    if nodes - there:
+        missing = format_list(nodes - there)
+        raise IsolationError(f"{option}: there is no NUMA node {missing}; there are {format_list(there)}")
+    return nodes
+
+
+class Memory:
+    """A host's memory."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def _meminfo(self, name: str) -> int:
+        match = re.search(rf"^{name}:\s+(\d+) kB", self._host.read("/proc/meminfo") or "", re.MULTILINE)
+        return int(match.group(1)) * 1024 if match else 0
+
+    def free(self) -> int:
+        """Free memory, in bytes."""
+        return self._meminfo("MemFree")
+
+    def sync(self) -> None:
+        """Write dirty pages to disk: only clean ones can be dropped."""
+        os.sync()
+
+    def drop(self, what: int) -> None:
+        """Drop caches: 1 the page cache, 2 slab objects, 3 both. Raises Refused."""
+        self._host.write(DROP, str(what))
+
+    def nodes(self) -> CpuSet:
+        """The NUMA nodes that have memory."""
+        return parse_list(self._host.read(f"{NODE}/has_memory") or "")
+
+    def compact(self, node: int) -> None:
+        """Compact one NUMA node. Raises Refused, or IsolationError where the kernel was built without."""
+        path = f"{NODE}/node{node}/compact"
+        if not self._host.exists(path):
+            raise IsolationError(f"{path} is missing: this kernel was built without CONFIG_COMPACTION")
+        self._host.write(path, "1")
+
+    def huge_blocks(self) -> Dict[int, int]:
+        """Free blocks of the default huge page's size, by NUMA node; a larger block counts as several."""
+        pages = (self._meminfo("Hugepagesize") or 2 << 20) // os.sysconf("SC_PAGE_SIZE")
+        order = pages.bit_length() - 1
+        blocks: Dict[int, int] = {}
+        for line in (self._host.read("/proc/buddyinfo") or "").splitlines():
+            place, counts = re.split(r"zone\s+\S+\s+", line)
+            node = int(place.split()[1].rstrip(","))
+            free = (int(count) << (index - order) for index, count in enumerate(counts.split()) if index >= order)
+            blocks[node] = blocks.get(node, 0) + sum(free)
+        return blocks

@@ -1,0 +1,199 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""systemd owns the cgroups of its units: their cpusets go through `systemctl set-property --runtime`.
+
+A value written straight into a unit's cgroup is gone at the next daemon-reload.
+Source: systemd.resource-control(5) AllowedCPUs=, systemctl(1) set-property, systemd.unit(5) for the drop-in paths.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import List, Optional, Tuple
+
+from ..text.cpus import format_list, parse_list
+from .host import Host
+from .kind import Kind
+
+RUNTIME = "/run/systemd/system.control"
+# ... and of units without a unit file of their own: init.scope, sessions, virtual machines.
+TRANSIENT = "/run/systemd/transient"
+PERSISTENT = "/etc/systemd/system.control"
+# Where others may have put drop-ins of a unit. systemd reads them in the order of their names, whatever their
+# directory, and lists of CPUs add up.
+DROP_INS = (
+    PERSISTENT,
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+)
+LAST_WORD = "zzz-vfio-isolation"
+INSISTED = " insisted"
+RELOAD_DUE = "/run/vfio-isolation/daemon-reload-due"
+# From this stage on, systemd must have forgotten the drop-ins that were removed.
+SETTLED = 12.5
+
+_UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(slice|scope|service|mount|socket|swap)\Z", re.ASCII)
+
+
+def unit_of(cgroup: str) -> Optional[str]:
+    """The unit of the system manager that owns a cgroup, or None: what lies below a service or scope is delegated."""
+    *parents, last = cgroup.strip("/").split("/")
+    if _UNIT.match(last) and all(parent.endswith(".slice") for parent in parents):
+        return last
+    return None
+
+
+class Systemd:
+    """The system manager of a host."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def running(self) -> bool:
+        """Whether systemd is this host's init, see sd_booted(3)."""
+        return self._host.exists("/run/systemd/system")
+
+    def set_property(self, unit: str, prop: str, value: str) -> None:
+        """Set a resource property until the next boot."""
+        assignment = f"{prop}={value.replace(',', ' ')}"
+        self._host.change("systemctl", "set-property", "--runtime", "--", unit, assignment)
+
+    def overruled(self, unit: str, prop: str) -> bool:
+        """Whether another drop-in would have its way at a daemon-reload: one read later, or one that hides ours."""
+        ours = f"50-{prop}.conf"
+        for directory in (f"{place}/{unit}.d" for place in DROP_INS):
+            for name in self._host.list(directory):
+                hides = name == ours and directory.startswith(PERSISTENT)
+                later = name > ours and name.endswith(".conf")
+                if hides or (later and prop in (self._host.read(f"{directory}/{name}") or "")):
+                    return True
+        return False
+
+    def insist(self, unit: str, prop: str, value: Optional[str]) -> None:
+        """Put a list in a drop-in that is read after all others; None takes it away."""
+        path = f"{RUNTIME}/{unit}.d/{LAST_WORD}-{prop}.conf"
+        if value is not None:
+            section = unit.rpartition(".")[2].capitalize()
+            self._host.save(path, f"[{section}]\n{prop}=\n{prop}={value.replace(',', ' ')}\n")
+        elif self._host.exists(path):
+            self._reload_is_due(unit)
+            self._host.remove(path)
+
+    def insisted(self, unit: str, prop: str) -> Optional[str]:
+        """The list of that drop-in; None where there is none."""
+        return self._listed(f"{RUNTIME}/{unit}.d/{LAST_WORD}-{prop}.conf", prop)
+
+    def active(self, unit: str) -> bool:
+        """Whether systemd runs a unit: somebody else may have made a cgroup of such a name."""
+        state = self._host.ask("systemctl", "show", "--value", "-p", "ActiveState", "--", unit)
+        return (state or "").strip() != "inactive"
+
+    def start(self, unit: str) -> None:
+        """Start a unit (a slice: create its cgroup)."""
+        self._host.change("systemctl", "start", "--", unit)
+
+    def stop(self, unit: str) -> None:
+        """Stop a unit by itself. A slice would take with it what is started in it just now."""
+        self._host.change("systemctl", "stop", "--job-mode=ignore-dependencies", "--", unit)
+
+    def drop_in(self, unit: str, prop: str) -> Optional[str]:
+        """The drop-in that set_property left behind; None where there is none."""
+        paths = (f"{directory}/{unit}.d/50-{prop}.conf" for directory in (RUNTIME, TRANSIENT))
+        return next((path for path in paths if self._host.exists(path)), None)
+
+    def runtime_value(self, unit: str, prop: str) -> Optional[str]:
+        """The list that a runtime drop-in gives; None where there is no drop-in."""
+        path = self.drop_in(unit, prop)
+        return self._listed(path, prop) if path else None
+
+    def _listed(self, path: str, prop: str) -> Optional[str]:
+        text = self._host.read(path)
+        if text is None:
+            return None
+        values = [line.partition("=")[2] for line in text.splitlines() if line.startswith(prop + "=")]
+        return format_list(parse_list(",".join(values[-1].replace(",", " ").split()))) if values else ""
+
+    def drop_runtime_value(self, unit: str, prop: str) -> None:
+        """Remove what set_property left behind; `settle` then makes systemd forget it."""
+        self._reload_is_due(unit)
+        self.insist(unit, prop, None)
+        path = self.drop_in(unit, prop)
+        if path:
+            self._host.remove(path)
+
+    def _reload_is_due(self, unit: str) -> None:
+        due = (self._host.read(RELOAD_DUE) or "").split()
+        if unit not in due:
+            self._host.save(RELOAD_DUE, " ".join([*due, unit]), 0o600)
+
+    def settle(self) -> None:
+        """Make systemd forget drop-ins that were removed, even by a run that was killed since.
+
+        A reload takes in whatever else was changed on disk and is slow, so only where systemd says that it is needed:
+        a unit that was stopped meanwhile is read anew anyway.
+        """
+        units = (self._host.read(RELOAD_DUE) or "").split()
+        if not units:
+            return
+        for directory in (RUNTIME, TRANSIENT):
+            for unit in units:
+                self._host.remove_empty(f"{directory}/{unit}.d")
+        self._host.remove_empty(RUNTIME)
+        due = self._host.ask("systemctl", "show", "--value", "--property=NeedDaemonReload", "--", *units)
+        if due is None or "yes" in due.split():
+            self._host.change("systemctl", "daemon-reload")
+        self._host.remove(RELOAD_DUE)
+
+
+class RuntimeDropIn(Kind):
+    """`systemd.AllowedCPUs:UNIT`: the CPU list of a unit's runtime drop-in, `none` where there is no such file.
+
+    `0-3 insisted` where a second drop-in of ours keeps those of others from having the last word.
+    `set-property` writes the first together with the cgroup; the kind exists so that a revert removes them again.
+    """
+
+    family = "cgroup"
+
+    def __init__(self, systemd: Systemd, prop: str) -> None:
+        self._systemd = systemd
+        self._prop = prop
+
+    def read(self, name: str) -> Optional[str]:
+        """The CPU list of the drop-in."""
+        insisted = self._systemd.insisted(name, self._prop)
+        if insisted is not None:
+            return insisted + INSISTED
+        value = self._systemd.runtime_value(name, self._prop)
+        return "none" if value is None else value
+
+    def write(self, name: str, value: str) -> None:
+        """Remove the drop-in, or make it again."""
+        if value == "none":
+            self._systemd.drop_runtime_value(name, self._prop)
+            return
+        cpus = value.replace(INSISTED, "")
+        if self._systemd.runtime_value(name, self._prop) != cpus:
+            self._systemd.set_property(name, self._prop, cpus)
+        self._systemd.insist(name, self._prop, cpus if value.endswith(INSISTED) else None)
+
+    def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
+        """Last of what touches a unit, before its cgroup goes."""
+        return [(10, new)]
+
+    def where(self, name: str) -> str:
+        """The drop-in's path."""
+        return self._systemd.drop_in(name, self._prop) or f"{RUNTIME}/{name}.d/50-{self._prop}.conf"
+
+    def valid_name(self, name: str) -> bool:
+        """A unit that has a cgroup."""
+        return unit_of("/" + name) == name
+
+    def valid_value(self, value: str) -> bool:
+        """A CPU list, insisted or not, or none."""
+        return value == "none" or super().valid_value(value.replace(INSISTED, ""))

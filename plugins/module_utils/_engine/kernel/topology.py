@@ -1,0 +1,167 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""CPU topology from sysfs.
+
+Source: Documentation/admin-guide/cputopology.rst, Documentation/ABI/testing/sysfs-devices-system-cpu.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, List, Optional, Tuple
+
+from ..text.cpus import NONE, CpuSet, format_list, parse_list
+from ..text.expression import Topology
+from .host import Host
+
+CPU = "/sys/devices/system/cpu"
+NODE = "/sys/devices/system/node"
+
+
+class SysfsTopology(Topology):
+    """The topology of a host; each file is read when it is first asked for, once."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._lists: Dict[str, CpuSet] = {}
+
+    def _list(self, path: str) -> CpuSet:
+        if path not in self._lists:
+            self._lists[path] = parse_list(self._host.read(path) or "")
+        return self._lists[path]
+
+    def _of_cpu(self, cpu: int, name: str) -> Optional[str]:
+        return self._host.read(f"{CPU}/cpu{cpu}/{name}")
+
+    def possible(self) -> CpuSet:
+        """Every CPU that may ever come online."""
+        return self._list(f"{CPU}/possible")
+
+    def online(self) -> CpuSet:
+        """The CPUs that run tasks."""
+        return self._list(f"{CPU}/online")
+
+    def present(self) -> CpuSet:
+        """The CPUs that are there, online or not."""
+        return self._list(f"{CPU}/present") or self.online()
+
+    def isolated(self) -> CpuSet:
+        """The CPUs of isolcpus=."""
+        found = self._list(f"{CPU}/isolated")
+        if not found:
+            raise ValueError("no CPU was isolated at boot (isolcpus=)")
+        return found
+
+    def nodes(self) -> Dict[int, CpuSet]:
+        """Every online NUMA node with its CPUs; a node of memory alone has none."""
+        numbers = sorted(parse_list(self._host.read(f"{NODE}/online") or ""))
+        return {number: self._list(f"{NODE}/node{number}/cpulist") for number in numbers}
+
+    def node(self, number: int) -> CpuSet:
+        """The CPUs of a NUMA node."""
+        nodes = self.nodes()
+        if number not in nodes:
+            raise ValueError(f"there is no NUMA node {number}; online are {format_list(nodes) or 'none'}")
+        return nodes[number]
+
+    def _grouped(self, name: str) -> Dict[int, CpuSet]:
+        groups: Dict[int, CpuSet] = {}
+        for cpu in sorted(self.online()):
+            text = self._of_cpu(cpu, f"topology/{name}")
+            if text is not None and int(text) >= 0:
+                groups[int(text)] = groups.get(int(text), NONE) | {cpu}
+        return groups
+
+    def _group(self, name: str, word: str, number: int) -> CpuSet:
+        groups = self._grouped(name)
+        if number not in groups:
+            raise ValueError(f"there is no {word} {number}; there are {format_list(groups) or 'none'}")
+        return groups[number]
+
+    def package(self, number: int) -> CpuSet:
+        """The CPUs of a socket."""
+        return self._group("physical_package_id", "package", number)
+
+    def die(self, number: int) -> CpuSet:
+        """The CPUs of a die."""
+        return self._group("die_id", "die", number)
+
+    def core(self, cpu: int) -> CpuSet:
+        """A CPU with its SMT siblings."""
+        siblings = self._list(f"{CPU}/cpu{cpu}/topology/thread_siblings_list")
+        if not siblings:
+            raise ValueError(f"CPU {cpu} is not online; online are {format_list(self.online())}")
+        return siblings
+
+    def _l3(self, cpu: int) -> Optional[Tuple[CpuSet, int]]:
+        for index in range(8):
+            level = self._of_cpu(cpu, f"cache/index{index}/level")
+            if level is None:
+                return None
+            if level == "3":
+                shared = self._list(f"{CPU}/cpu{cpu}/cache/index{index}/shared_cpu_list")
+                return shared, _bytes(self._of_cpu(cpu, f"cache/index{index}/size") or "0")
+        return None
+
+    def l3(self, cpu: int) -> CpuSet:
+        """The L3 domain that holds a CPU."""
+        found = self._l3(cpu)
+        if found is None:
+            raise ValueError(f"no L3 cache is known for CPU {cpu}; online are {format_list(self.online())}")
+        return found[0]
+
+    def l3_domains(self) -> List[Tuple[CpuSet, int]]:
+        """Every L3 domain: its CPUs, and its cache in bytes."""
+        found = {domain for domain in map(self._l3, sorted(self.online())) if domain is not None}
+        return sorted(found, key=lambda domain: min(domain[0]))
+
+    def largest_l3(self) -> CpuSet:
+        """The L3 domain with the most cache."""
+        domains = self.l3_domains()
+        if not domains:
+            raise ValueError("this host tells of no L3 cache")
+        most = max(size for _cpus, size in domains)
+        largest = [cpus for cpus, size in domains if size == most]
+        if len(largest) > 1:
+            raise ValueError(f"no single L3 domain is the largest: {len(largest)} have {most >> 10} KiB")
+        return largest[0]
+
+    def core_type(self, name: str) -> CpuSet:
+        """The performance or efficiency CPUs, by the perf units that hybrid Intel processors show."""
+        unit = {"performance": "cpu_core", "efficiency": "cpu_atom"}[name]
+        cpus = self._list(f"/sys/devices/{unit}/cpus")
+        if not cpus:
+            raise ValueError("this host's CPUs are all of one type")
+        return cpus
+
+    def vm(self, name: str, part: str) -> CpuSet:
+        """The CPUs that the threads of a libvirt domain are pinned to."""
+        from .libvirt import Domains  # with an XML parser, which few runs need
+
+        return Domains(self._host).cpus(name, part)
+
+    def facts(self) -> Dict[str, object]:
+        """For `ansible_facts`: CPU lists by name; caches in bytes."""
+        online = self.online()
+        return {
+            "possible": format_list(self.possible()),
+            "online": format_list(online),
+            "isolated_at_boot": format_list(self._list(f"{CPU}/isolated")),
+            "nodes": {str(number): format_list(cpus) for number, cpus in self.nodes().items()},
+            "packages": _lists(self._grouped("physical_package_id")),
+            "dies": _lists(self._grouped("die_id")),
+            "cores": sorted({format_list(self._list(f"{CPU}/cpu{c}/topology/thread_siblings_list")) for c in online}),
+            "l3": [{"cpus": format_list(cpus), "bytes": size} for cpus, size in self.l3_domains()],
+        }
+
+
+def _lists(groups: Dict[int, CpuSet]) -> Dict[str, str]:
+    return {str(number): format_list(cpus) for number, cpus in groups.items()}
+
+
+def _bytes(text: str) -> int:
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    return int(text[:-1]) * units[text[-1]] if text[-1:] in units else int(text)

@@ -1,0 +1,169 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""The claim of a libvirt domain: what is configured for it, with the CPUs that its XML says, on the host as it is."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
+
+from ..errors import IsolationError
+from ..journal import Claim, Step
+from ..steps.reserve_cpus import choose
+from ..text.cpus import NONE, CpuSet, format_list
+from ..text.domain_xml import PIN_VCPUS, Domain
+from ..text.expression import Expression, Topology, evaluate
+from .role_steps import items
+
+
+class Surroundings(NamedTuple):
+    """The host that a domain starts on."""
+
+    topology: Topology
+    version: int  # of the cpuset controller's cgroup
+    release: str  # the kernel's
+    claims: Mapping[str, Claim] = {}  # without the domain's own
+    # The cgroups beside the domain's in which something runs that no CPUs are reserved for: a partition would confine
+    # it to the domain's CPUs.
+    others: Sequence[str] = ()
+
+
+class Decision(NamedTuple):
+    """The steps of the domain's claim, claims that must go on with other steps, and what their owner should know."""
+
+    items: List[Dict[str, Any]]
+    changed: Dict[str, List[Step]]
+    notes: List[str]
+
+
+def decide(domain: Domain, variables: Mapping[str, Any], around: Surroundings, makers: Sequence[str]) -> Decision:
+    """What a domain's start comes to. Only claims of these makers are changed. Raises IsolationError."""
+    vcpus = _given(variables["isolate_vm_cpus"], around, "isolate_vm_cpus") or domain.vcpus
+    if not vcpus:
+        raise IsolationError(
+            f"the domain {domain.name!r} does not say where its vCPUs run; add {PIN_VCPUS} (virsh edit {domain.name})"
+        )
+    wanted = _given(variables["isolate_emulator_cpus"], around, "isolate_emulator_cpus")
+    emulator = wanted or domain.emulator
+    cgroup = "/" + (variables["isolate_cgroup"] or domain.cgroup).strip("/")
+    asked = variables["isolate_strategy"]
+    strategy, _reason = choose(asked, around.version, around.release, cgroup)
+    there = lasting_partition(around, cgroup, makers)
+    # Many a domain has its emulator where the host is. Then they share these CPUs, which a partition cannot do.
+    shares = not wanted and not around.topology.online() - vcpus - emulator - _taken(around) and not there
+    reasons = _reasons(domain, around, emulator, shares)
+    notes: List[str] = []
+    changed: Dict[str, List[Step]] = {}
+    if reasons and strategy == "partition":
+        if asked == "auto" and not there:
+            asked = strategy = "slices"
+            notes.append(f"strategy slices, for {' and '.join(reasons)}")
+        else:
+            notes.append(f"a partition, though {' and '.join(reasons)}")
+    if reasons and strategy != "partition":
+        changed = relaxed(around, cgroup, makers, emulators=not shares)
+    if shares and strategy != "partition":
+        emulator = NONE
+    pinned = domain.vcpus | domain.emulator
+    if strategy == "partition" and pinned - vcpus - emulator:
+        raise IsolationError(
+            f"the domain {domain.name!r} is pinned to CPUs {format_list(pinned)}, but its claim has"
+            f" {format_list(vcpus | emulator)}: in a partition the kernel gives its threads no others. Add"
+            f" {format_list(pinned - vcpus - emulator)} to isolate_emulator_cpus, or use isolate_strategy: slices"
+        )
+    if strategy != "partition" and there and pinned - there:
+        raise IsolationError(
+            f"the domain {domain.name!r} is pinned to CPUs {format_list(pinned)}, but {cgroup} is in a partition that"
+            f" has {format_list(there)}: the kernel gives its threads no others. Use isolate_strategy: partition, or"
+            " give the domain a cgroup of its own, <resource><partition>/vfio</partition></resource>"
+        )
+    if strategy == "partition" and not domain.emulator and not domain.is_placed:
+        notes.append("its emulator is not pinned, so it runs on the CPUs of its vCPUs")
+    complete = {
+        **variables,
+        "isolate_vm_cpus": format_list(vcpus),
+        "isolate_emulator_cpus": format_list(emulator - vcpus),
+        "isolate_strategy": asked,
+        "isolate_cgroup": cgroup,
+    }
+    return Decision(items(complete), changed, notes)
+
+
+def _reasons(domain: Domain, around: Surroundings, emulator: CpuSet, shares: bool) -> List[str]:
+    """Why a partition would not do."""
+    reasons = [f"in {', '.join(around.others)} runs what no CPUs are reserved for"] if around.others else []
+    if shares:
+        reasons.append(f"its emulator is pinned to the host's CPUs {format_list(emulator)}")
+    if domain.is_placed and not emulator:
+        reasons.append("libvirt places its emulator itself (placement='auto')")
+    return reasons
+
+
+def lasting_partition(around: Surroundings, cgroup: str, makers: Sequence[str]) -> CpuSet:
+    """The CPUs of the partition that a cgroup is in and that nobody may dissolve: asked for, or not of these makers."""
+    found = NONE
+    for claim in reserving(around.claims, cgroup).values():
+        for step in claim.steps:
+            if not _reserves(step, cgroup):
+                continue
+            asked, path = step.arguments["strategy"], _path(step)
+            is_partition = choose(asked, around.version, around.release, path)[0] == "partition"
+            if is_partition and (asked == "partition" or claim.maker not in makers):
+                found |= _cpus_of(step, around)
+    return found
+
+
+def relaxed(around: Surroundings, cgroup: str, makers: Sequence[str], emulators: bool) -> Dict[str, List[Step]]:
+    """The claims that must let go of a partition around a cgroup, where they leave the choice, with steps that do.
+
+    Unless `emulators`, they no longer reserve CPUs for emulators.
+    """
+    found = {}
+    for name, claim in reserving(around.claims, cgroup).items():
+        if claim.maker in makers:
+            steps = [_relax(step, around, emulators) if _reserves(step, cgroup) else step for step in claim.steps]
+            if tuple(steps) != claim.steps:
+                found[name] = steps
+    return found
+
+
+def reserving(claims: Mapping[str, Claim], cgroup: str) -> Dict[str, Claim]:
+    """The claims that reserve CPUs for what is in a cgroup: for that one, or for one above it."""
+    return {name: claim for name, claim in claims.items() if any(_reserves(step, cgroup) for step in claim.steps)}
+
+
+def _reserves(step: Step, cgroup: str) -> bool:
+    return step.name == "reserve_cpus" and f"{cgroup}/".startswith(f"{_path(step)}/")
+
+
+def _path(step: Step) -> str:
+    return "/" + str(step.arguments["cgroup"]).strip("/")
+
+
+def _relax(step: Step, around: Surroundings, emulators: bool) -> Step:
+    given = dict(step.arguments)
+    if given["strategy"] == "auto" and choose("auto", around.version, around.release, _path(step))[0] == "partition":
+        given["strategy"] = "slices"
+    if not emulators and given["strategy"] != "partition":
+        given["emulator_cpus"] = ""
+    return step._replace(arguments=given)
+
+
+def _taken(around: Surroundings) -> CpuSet:
+    """The CPUs of the other claims."""
+    steps = [step for claim in around.claims.values() for step in claim.steps if step.name == "reserve_cpus"]
+    return NONE.union(*(_cpus_of(step, around) for step in steps))
+
+
+def _cpus_of(step: Step, around: Surroundings) -> CpuSet:
+    """The CPUs that a step reserves, offline or not."""
+    given = (step.arguments[option] for option in ("cpus", "emulator_cpus"))
+    found = (evaluate(one, around.topology, "cpus", must_be_online=False) for one in given if one not in (None, "", []))
+    return NONE.union(*found)
+
+
+def _given(expression: Expression, around: Surroundings, option: str) -> CpuSet:
+    return NONE if expression in (None, "", []) else evaluate(expression, around.topology, option)

@@ -1,0 +1,197 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""What libvirt's events do: a domain that starts has a claim of its name, and gives it back when it has ended."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional, Sequence
+
+from ..errors import IsolationError
+from ..journal import FILE, Claim, Step
+from ..kernel.host import Host
+from ..kernel.libvirt import Domains, check_name
+from ..paths import DEFAULT, EVENTS_LOCK, TIMEOUT, domain_file
+from ..steps.catalog import fill, read_steps
+from ..text.cpus import format_list
+from ..text.domain_xml import LIMIT, Domain, parse
+from ..transaction.engine import Engine
+from .claim import Surroundings, decide, lasting_partition, relaxed, reserving
+from .role_steps import VARIABLES
+
+# Nobody else's claims are changed or given back.
+MAKER = "libvirt"
+LONGEST_TIMEOUT = 3600  # seconds
+# A VM that has ended waits for nothing, and a claim that is not given back is worse than one that is given back late.
+RELEASE_TIMEOUT = 600
+# What a domain can be configured to besides the variables of the role.
+SETTINGS: Dict[str, Any] = {
+    "required": {"type": "bool", "default": True},
+    "timeout": {"type": "int", "default": TIMEOUT},
+}
+
+
+class Event:
+    """One event of one domain."""
+
+    def __init__(self, name: str, operation: str, host: Host, given: BinaryIO) -> None:
+        """`given` is standard input, with the domain's XML."""
+        self.name = name
+        self.operation = operation
+        self.required = operation == "prepare"  # whether the domain may not start where this fails
+        self.timeout = TIMEOUT
+        self._host = host
+        self._given = given
+        self._variables: Dict[str, Any] = {}
+        self._parsed: Optional[Domain] = None
+
+    def configure(self) -> None:
+        """Read what the domain is configured to. Raises IsolationError."""
+        try:
+            check_name(self.name)
+        except ValueError as error:
+            self.required = self.required and self._host.exists(DEFAULT)
+            raise IsolationError(str(error)) from None
+        if self.operation == "release":
+            self.timeout = RELEASE_TIMEOUT
+            return  # a claim is given back whatever is configured now
+        for path in (domain_file(self.name), DEFAULT):
+            text = self._host.read_own(path)
+            if text is not None:
+                self._variables = _complete(path, text)
+                self.required = self.required and self._variables["required"]
+                self.timeout = self._variables["timeout"]
+                return
+        self._variables = {}
+        self.required = False
+
+    def carry_out(self) -> List[str]:
+        """Do what the event asks for. Returns what to log. Raises IsolationError."""
+        if self.operation == "started" and self._variables:
+            return []
+        if self.operation != "prepare" and not self._host.exists(EVENTS_LOCK):
+            return []
+        with alone(self._host):
+            if self.operation == "release":
+                return self._release()
+            self.configure()  # it may have changed while this has waited
+            if not self._variables:
+                return self._leave_alone()
+            try:
+                return self._prepare()
+            except IsolationError as error:
+                if self.required:
+                    raise
+                # It starts all the same: as one that is not configured.
+                return [f"it starts without isolation: {error}", *self._leave_alone()]
+
+    def _engine(self) -> Engine:
+        """One engine is for one change: it knows what it has read and written."""
+        return Engine(self._host, self.timeout)
+
+    def _leave_alone(self) -> List[str]:
+        """Nothing is done for the domain; but no claim must confine it to its CPUs, if that can be helped."""
+        if not self._host.exists(FILE):
+            return []
+        cgroup, around = self._domain().cgroup, self._around(self._engine())
+        lines = []
+        there = lasting_partition(around, cgroup, (MAKER,))
+        if there:
+            lines.append(f"{cgroup} is in a partition that has CPUs {format_list(there)}: it can have no others")
+        elif around.version == 2:
+            lines += self._change(relaxed(around, cgroup, (MAKER,), emulators=True))
+        return lines
+
+    def _prepare(self) -> List[str]:
+        domain, engine = self._domain(), self._engine()
+        around = self._around(engine)
+        cgroup = "/" + (self._variables["isolate_cgroup"] or domain.cgroup).strip("/")
+        # Where somebody else's claim is for this cgroup, that says that all in it are VMs with CPUs of theirs.
+        if all(claim.maker == MAKER for claim in reserving(around.claims, cgroup).values()):
+            around = around._replace(others=_others(engine, cgroup, around.claims))
+        decision = decide(domain, self._variables, around, (MAKER,))
+        lines = decision.notes
+        try:
+            lines += self._change(decision.changed)
+            outcome = self._engine().apply(self.name, read_steps(decision.items), maker=MAKER)
+        except IsolationError:
+            self._change({name: around.claims[name].steps for name in decision.changed})
+            raise
+        told = outcome.notes
+        lines.append(
+            f"{len(outcome.changes)} settings changed; strategy {told['strategy']}, CPUs of VMs {told['vm_cpus']}, of"
+            f" the host {told['host_cpus']}"
+        )
+        return lines + outcome.warnings
+
+    def _around(self, engine: Engine) -> Surroundings:
+        claims = {name: claim for name, claim in engine.store.load().claims.items() if name != self.name}
+        resources = engine.resources
+        return Surroundings(resources.topology, resources.cgroups.version, os.uname().release, claims)
+
+    def _change(self, claims: Mapping[str, Sequence[Step]]) -> List[str]:
+        """Have claims of libvirt go on with other steps."""
+        for name, steps in claims.items():
+            self._engine().apply(name, steps, maker=MAKER, acts=False)  # its VM runs
+        return [f"the claim {name} goes on without a partition, for others are beside its domain" for name in claims]
+
+    def _release(self) -> List[str]:
+        outcome = self._engine().revert([self.name], maker=MAKER)
+        if not outcome.notes["claims"]:
+            return []
+        left = [f"{address}: {reason}" for address, reason in sorted(outcome.skipped.items())]
+        return [f"{len(outcome.changes)} settings given back", *left, *outcome.warnings]
+
+    def _domain(self) -> Domain:
+        if self._parsed is None:
+            domain = parse(self._given.read(LIMIT + 1))
+            if domain.name != self.name:
+                raise IsolationError(f"the XML on standard input is that of the domain {domain.name[:40]!r}")
+            self._parsed = domain
+        return self._parsed
+
+
+@contextlib.contextmanager
+def alone(host: Host) -> Iterator[None]:
+    """One event at a time: what runs and what has claims must not change between looking and acting."""
+    path = host.path(EVENTS_LOCK)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # the time limit bounds it
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _complete(path: str, text: str) -> Dict[str, Any]:
+    try:
+        given = json.loads(text)
+        if not isinstance(given, dict):
+            raise ValueError("it is no JSON object")
+        configured = fill(path, {**VARIABLES, **SETTINGS}, given)
+        if not 0 < configured["timeout"] <= LONGEST_TIMEOUT:
+            raise ValueError(f"timeout is {configured['timeout']}; expected 1 to {LONGEST_TIMEOUT} seconds")
+        return configured
+    except (ValueError, RecursionError) as error:
+        raise IsolationError(f"{path} cannot be read: {error}") from None
+
+
+def _others(engine: Engine, cgroup: str, claims: Mapping[str, Claim]) -> List[str]:
+    """The cgroups below one in which something runs that is of no domain with a claim for it."""
+    cgroups, domains = engine.resources.cgroups, Domains(engine.resources.host)
+    claimed = reserving(claims, cgroup)
+    processes = [domains.process(name) for name in domains.running() if name in claimed]
+    own = [f"{cgroups.place(process)}/" for process in processes if process]
+    return [
+        child
+        for child in cgroups.children(cgroup)
+        if cgroups.populated(child) and not any(place.startswith(f"{child}/") for place in own)
+    ]

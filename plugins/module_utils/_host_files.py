@@ -1,0 +1,156 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""The texts of all files that are put on a host: runner, hook, unit, configuration."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional
+
+# Ansible brings only what is imported, so all entries of the runner are, with what they import themselves.
+from ._engine.entries import libvirt_hook, persistent_claim, runner  # noqa: F401 - for Ansible
+from ._engine.errors import IsolationError
+from ._engine.libvirt import events  # noqa: F401 - for Ansible
+from ._engine.paths import CLAIMS, DEFAULT, EVENTS_LOCK, domain_file
+from ._engine.text.units import escape
+
+RUNNER = "/usr/local/lib/vfio-isolation"
+HOOK = "/etc/libvirt/hooks/qemu.d/vfio-isolation"
+UNIT = "/etc/systemd/system/vfio-isolation@.service"
+WANTS = "/etc/systemd/system/multi-user.target.wants"
+DAEMONS = ("libvirtd.service", "virtqemud.service")
+OLDEST = (3, 8)
+
+MAIN = """\
+# Runs an entry of the engine: python3 -I -S {runner} ENTRY ARGUMENT...
+import gc
+import os
+import sys
+from importlib import import_module
+
+# Virtual machines wait for this: it ends too soon to look for garbage, or to take itself apart at the end.
+gc.disable()
+code = import_module("engine.entries." + sys.argv[1]).main(sys.argv[2:])
+sys.stdout.flush()
+sys.stderr.flush()  # before Python 3.9, a pipe gets it late
+os._exit(code)
+"""
+
+# A shell first: for most events it is all that runs, and libvirtd's AppArmor profile lets the interpreter of a script
+# do less than a program of /usr/bin.
+HOOK_TEXT = """\
+#!/bin/sh
+# Made by the role vfio.isolation.libvirt_hook. What it does is in the journal: journalctl -t vfio-isolation
+case $2-$3 in
+    prepare-begin | release-end) ;;
+    # Only where a domain has had a claim since the host has started.
+    started-begin) [ -e {lock} ] || exit 0 ;;
+    # At start it is too late and at stopped too early; after reconnect and attach a domain runs on; with nothing on
+    # standard output the XML of one that migrates or is restored stays as it is.
+    *) exit 0 ;;
+esac
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+export PATH
+exec {python} -I -S {runner} {entry} "$@"
+"""
+
+UNIT_TEXT = """\
+# Made by vfio.isolation.transaction, for claims that persist.
+[Unit]
+Description=CPU isolation for virtual machines, claim %I
+Documentation=https://github.com/vfio-isolation/vfio.isolation
+Before=libvirtd.service virtqemud.service libvirt-guests.service
+After=irqbalance.service systemd-udev-settle.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+Slice=system.slice
+ExecStart={python} -I -S {runner} {entry} start {claims}/%i.json
+ExecStop={python} -I -S {runner} {entry} stop {claims}/%i.json
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+class File(NamedTuple):
+    """A file of ours: what is in it, and its mode."""
+
+    text: str
+    mode: int = 0o644
+
+
+class Difference(NamedTuple):
+    """A file that is not as it should be; None where there is none, or is to be none."""
+
+    path: str
+    before: Optional[File]
+    after: Optional[File]
+
+
+def runner_files() -> Dict[str, File]:
+    """The host runner: the engine as a package, and what starts its entries."""
+    engine = {f"{RUNNER}/engine/{name}": File(text) for name, text in _sources().items()}
+    return {**engine, f"{RUNNER}/__main__.py": File(MAIN.format(runner=RUNNER))}
+
+
+def hook_files(
+    domains: Mapping[str, Mapping[str, Any]], default: Optional[Mapping[str, Any]], python: str
+) -> Dict[str, File]:
+    """The hook, and what each domain is configured to. Options that are None are not written: they have defaults."""
+    text = HOOK_TEXT.format(python=python, runner=RUNNER, entry="libvirt_hook", lock=EVENTS_LOCK)
+    files = {HOOK: File(text, 0o755)}
+    files.update({domain_file(name): _json(given) for name, given in domains.items()})
+    if default is not None:
+        files[DEFAULT] = _json(default)
+    return files
+
+
+def unit_files(claim: str, steps: Iterable[Any], python: str) -> Dict[str, File]:
+    """The unit, and the claim that it makes."""
+    text = UNIT_TEXT.format(python=python, runner=RUNNER, entry="persistent_claim", claims=CLAIMS)
+    return {UNIT: File(text), claim_file(claim): _json({"claim": claim, "steps": list(steps)})}
+
+
+def claim_file(claim: str) -> str:
+    """The file of a claim that persists."""
+    return f"{CLAIMS}/{escape(claim)}.json"
+
+
+def _json(content: Mapping[str, Any]) -> File:
+    given = {key: value for key, value in content.items() if value is not None}
+    return File(json.dumps(given, indent=2, sort_keys=True) + "\n")
+
+
+def _sources() -> Dict[str, str]:
+    """The engine's files by their paths below its package, be it in a directory or in Ansible's zip."""
+    found: Dict[str, str] = {}
+    pending = [(f"{__package__}._engine", "")]
+    while pending:
+        package, folder = pending.pop()
+        found[f"{folder}__init__.py"] = ""
+        for module in pkgutil.iter_modules(import_module(package).__path__):
+            name = f"{package}.{module.name}"
+            if module.ispkg:
+                pending.append((name, f"{folder}{module.name}/"))
+            else:
+                found[f"{folder}{module.name}.py"] = _source(name)
+    return found
+
+
+def _source(name: str) -> str:
+    spec = find_spec(name)
+    loader: Any = spec.loader if spec else None
+    # Not get_source(), with which not all loaders agree whether it is bytes.
+    source: bytes = loader.get_data(spec.origin) if spec and loader else b""
+    if not source:
+        raise IsolationError(f"the source of {name} cannot be read, so there is nothing to install")
+    return source.decode()

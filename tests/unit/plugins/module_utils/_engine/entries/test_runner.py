@@ -1,0 +1,59 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The host runner and the list of steps: what it takes, what it answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.entries.runner import answer
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.steps.catalog import read_items
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel import booted
+
+JOB = [{"vfio.isolation.reserve_cpus": {"cpus": "4-7"}}, {"drop_caches": None, "when": "False"}]
+
+
+def test_a_claim_is_made_told_and_given_back() -> None:
+    with booted() as kernel:
+        before = kernel.snapshot()
+        told = answer({"do": "apply", "claim": "vm", "steps": JOB, "check": True}, kernel)
+        assert told["changed"] and kernel.snapshot() == before
+        told = answer({"do": "apply", "claim": "vm", "steps": JOB}, kernel)
+        assert told["notes"]["vm_cpus"] == "4-7" and told["prior"]["cgroup.cpus:/machine.slice"] == ""
+        assert answer({"do": "audit"}, kernel) == {"claims": ["vm"], "drift": []}
+        assert not answer({"do": "revert", "claims": ["other"]}, kernel)["changed"]
+        assert answer({"do": "revert"}, kernel)["changed"]
+        assert kernel.snapshot() == before
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"do": "fly"}, "'fly' is none of apply, revert, audit"),
+        ({"do": "apply", "claim": "x", "steps": [{"reserve_cpus": {}}]}, "reserve_cpus needs cpus"),
+        ({"do": "apply", "claim": "x", "steps": [{"drop_caches": {"wat": 1}}]}, "has no option wat"),
+    ],
+)
+def test_a_bad_request_is_one_sentence(request_: dict, words: str) -> None:
+    with booted() as kernel, pytest.raises(IsolationError, match=words):
+        answer(request_, kernel)
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        ("drop_caches", "expected one module with its arguments"),
+        ({"drop_caches": {}, "cpuset": {}}, "expected one module with its arguments"),
+        ({"shell": {}}, "there is no step 'shell'"),
+        ({"drop_caches": [1]}, "are no mapping"),
+        ({"drop_caches": {}, "when": "maybe"}, "expected true or false"),
+    ],
+)
+def test_a_bad_item_is_named_by_its_position(item: Any, words: str) -> None:
+    with pytest.raises(IsolationError, match="steps: item 2") as error:
+        read_items([{"drop_caches": {}}, item])
+    assert words in str(error.value)

@@ -1,0 +1,118 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The one door to the host, on real files."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError, Refused
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.host import run_command
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
+
+
+def test_reading_takes_the_last_newline_off_and_what_is_not_there_is_none(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {"/proc/a": "1\n2\n"})
+    assert host.read("/proc/a") == "1\n2"
+    assert host.read("/proc/b") is None
+    assert host.read("/proc") is None
+
+
+def test_writing_is_one_line_and_is_counted(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {"/sys/x": ""})
+    host.write("/sys/x", "0-3")
+    assert host.read("/sys/x") == "0-3"
+    assert host.writes == 1 and host.log == ["/sys/x = 0-3"]
+
+
+def test_a_refused_write_names_file_value_and_errno_and_is_not_counted(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {})
+    with pytest.raises(Refused) as error:
+        host.write("/sys/x", "0-3")
+    assert str(error.value) == "/sys/x refused '0-3': No such file or directory (ENOENT)"
+    assert host.writes == 0
+
+
+def test_saving_replaces_the_file_whole_with_its_mode(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {})
+    host.save("/run/x/y", "new\n", 0o600)
+    assert host.read("/run/x/y") == "new" and host.list("/run/x") == ["y"]
+    assert os.stat(str(tmp_path) + "/run/x/y").st_mode & 0o777 == 0o600
+
+
+def test_removing_what_is_not_there_is_no_write(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {"/run/x/y": ""})
+    host.remove_empty("/run/x")
+    host.remove("/run/x/nothing")
+    assert host.writes == 0
+    host.remove("/run/x/y")
+    host.remove_empty("/run/x")
+    assert host.writes == 2 and not host.exists("/run/x")
+
+
+def test_a_failing_command_is_refused_with_what_it_printed(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {})
+    host.answers["start"] = (5, "", "Unit x.slice not found.\n")
+    with pytest.raises(Refused, match=r"systemctl start -- refused 'x.slice': Unit x.slice not found."):
+        host.change("systemctl", "start", "--", "x.slice")
+    assert host.writes == 0
+    assert host.ask("systemctl", "start") is None
+
+
+def test_a_command_is_run_with_its_streams_apart() -> None:
+    shell = ["sh", "-c", "cat; echo out; echo err >&2; exit 3"]
+    assert run_command(shell) == (3, "out\n", "err\n")
+    assert run_command(["sh", "-c", "kill -9 $$"]) == (-9, "", "")
+    assert run_command(["head", "-c", "300000", "/dev/zero"])[1] == "\0" * 300000
+    with pytest.raises(FileNotFoundError):
+        run_command(["/no/such/command"])
+
+
+def test_a_command_ends_with_the_run_that_waits_for_it(tmp_path: Path) -> None:
+    """A time limit leaves no process behind."""
+
+    def expired(_number: int, _frame: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, expired)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(TimeoutError):
+            run_command(["sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 1000"])
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text().strip()}")
+
+
+@pytest.mark.parametrize(("file", "directory"), [(0o666, 0o755), (0o620, 0o755), (0o644, 0o777), (0o600, 0o770)])
+def test_a_file_that_others_may_write_is_not_read(tmp_path: Path, file: int, directory: int) -> None:
+    host = FakeHost(str(tmp_path), {"/etc/x/y": "text\n"})
+    os.chmod(host.path("/etc/x"), 0o755)
+    os.chmod(host.path("/etc/x/y"), 0o644)
+    assert host.read_own("/etc/x/y") == "text\n"
+    assert host.read_own("/etc/x/z") is None and host.read_own("/etc/x/y/z") is None
+    os.chmod(host.path("/etc/x/y"), file)
+    os.chmod(host.path("/etc/x"), directory)
+    with pytest.raises(IsolationError, match="/etc/x/y: others than root may write it"):
+        host.read_own("/etc/x/y")
+
+
+def test_modes_are_of_files_of_our_own(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {"/x/y": ""})
+    os.chmod(host.path("/x/y"), 0o640)
+    os.symlink("y", host.path("/x/link"))
+    assert [host.mode(path) for path in ("/x/y", "/x/link", "/x", "/x/none", "/x/y/z")] == [0o640, -1, -1, None, None]
+
+
+def test_saving_sets_the_mode_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        FakeHost(str(tmp_path), {}).save("/x", "", 0o755)
+    finally:
+        os.umask(before)
+    assert os.stat(tmp_path / "x").st_mode & 0o777 == 0o755

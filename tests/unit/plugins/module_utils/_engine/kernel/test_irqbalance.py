@@ -1,0 +1,77 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""irqbalance's socket, with a listener in its place."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import List
+
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.irqbalance import Irqbalance
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
+
+
+class Listener:
+    """Answers `setup` with a ban, and keeps what it was told."""
+
+    def __init__(self, path: Path, banned: str) -> None:
+        self.told: List[str] = []
+        self.banned = banned
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.bind(str(path))
+        self._socket.listen(4)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _address = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                message = connection.recv(1024).decode()
+                self.told.append(message)
+                if message == "setup":
+                    connection.sendall(f"SLEEP 10 BANNED {self.banned}".encode())
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+def test_a_ban_is_sent_and_counts_until_irqbalance_shows_it(tmp_path: Path) -> None:
+    pid = os.getpid()
+    stat = f"{pid} (irqbalance) " + " ".join(["S"] + ["0"] * 18 + ["777"] + ["0"] * 20)
+    host = FakeHost(str(tmp_path), {f"/proc/{pid}/stat": stat, "/run/vfio-isolation/keep": ""})
+    (tmp_path / "run" / "irqbalance").mkdir(parents=True)
+    listener = Listener(tmp_path / "run" / "irqbalance" / f"irqbalance{pid}.sock", "000000f0")
+    try:
+        irqbalance = Irqbalance(host)
+        name = irqbalance.running()
+        assert name == f"{pid}:777"
+        assert irqbalance.read(name) == "4-7"
+        irqbalance.write(name, "2-7")
+        assert irqbalance.read(name) == "2-7"
+        assert "settings cpus 2-7" in listener.told
+        irqbalance.write(name, "")
+        assert listener.told[-1] == "settings cpus NULL"
+        assert irqbalance.read(name) == ""
+        assert irqbalance.read("1:1") is None
+    finally:
+        listener.close()
+
+
+def test_without_irqbalance_there_is_nothing_to_ban(tmp_path: Path) -> None:
+    assert Irqbalance(FakeHost(str(tmp_path), {})).running() is None
+
+
+def test_one_that_does_not_answer_says_nothing_of_its_ban(tmp_path: Path) -> None:
+    stat = "5 (irqbalance) " + " ".join(["S"] + ["0"] * 18 + ["777"] + ["0"] * 30)
+    host = FakeHost(str(tmp_path), {"/proc/5/stat": stat, "/run/irqbalance/irqbalance5.sock": ""})
+    assert Irqbalance(host).read("5:777") == "?"

@@ -1,0 +1,64 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The CPUs of libvirt domains, as an expression names them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.topology import CPU, SysfsTopology
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cpus import format_list
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.expression import evaluate
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
+
+PINNED = """<domain><name>win 11</name><vcpu>2</vcpu><cputune>
+<vcpupin vcpu='0' cpuset='4'/><vcpupin vcpu='1' cpuset='5'/><emulatorpin cpuset='2-3'/></cputune></domain>"""
+FILES = {
+    f"{CPU}/online": "0-7",
+    "/etc/libvirt/qemu/win 11.xml": PINNED,
+    "/etc/libvirt/qemu/loose.xml": "<domain><name>loose</name><vcpu>2</vcpu></domain>",
+    "/etc/libvirt/qemu/bad.xml": "<!DOCTYPE d><domain/>",
+    "/run/libvirt/qemu/fleeting.xml": f"<domstatus>{PINNED}</domstatus>",
+}
+
+
+def cpus(tmp_path: Path, expression: str) -> str:
+    """What an expression names."""
+    return format_list(evaluate(expression, SysfsTopology(FakeHost(str(tmp_path), FILES)), "cpus"))
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("vm:win 11", "4-5"),
+        ("vm:win 11:emulator", "2-3"),
+        ("vm:win 11,vm:win 11:emulator,^3", "2,4-5"),
+        ("vm:fleeting", "4-5"),
+    ],
+)
+def test_a_domain_is_named(tmp_path: Path, expression: str, expected: str) -> None:
+    assert cpus(tmp_path, expression) == expected
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("vm:loose", "does not say where its vCPUs run; add <cputune><vcpupin"),
+        ("vm:loose:emulator", "does not say where its emulator runs; add <cputune><emulatorpin"),
+        ("vm:gone", "there is no libvirt domain 'gone'; there are bad, fleeting, loose, win 11"),
+        ("vm:bad", "/etc/libvirt/qemu/bad.xml: the domain's XML has a document type"),
+        ("vm:", "'' is not the name of a libvirt domain"),
+        ("vm:../../shadow", "is not the name of a libvirt domain"),
+        ("vm:a/b", "is not the name of a libvirt domain"),
+        ("vm:a\nb", "is not the name of a libvirt domain"),
+        (f"vm:{'x' * 300}", "is not the name of a libvirt domain"),
+        ("vm:$(reboot)", r"there is no libvirt domain '\$\(reboot\)'"),
+    ],
+)
+def test_what_cannot_be_is_said(tmp_path: Path, expression: str, words: str) -> None:
+    with pytest.raises(IsolationError, match=words):
+        cpus(tmp_path, expression)

@@ -1,0 +1,45 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Threads by id and start time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.task import (
+    PF_NO_SETAFFINITY,
+    Affinity,
+    look,
+    start_time,
+)
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
+
+
+def stat(name: str, flags: int, start: int) -> str:
+    """A /proc/PID/stat as the kernel writes it."""
+    fields = ["S", "1", "0", "0", "0", "0", str(flags), *["0"] * 12, str(start), *["0"] * 30]
+    return f"12 ({name}) {' '.join(fields)}"
+
+
+def test_a_thread_with_the_number_of_another_is_not_that_one(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {"/proc/12/stat": stat("sleep", 0, 777)})
+    host.affinities[12] = frozenset({1, 2})
+    assert Affinity(host).read("12:777") == "1-2"
+    assert Affinity(host).read("12:776") is None
+    assert Affinity(host).read("13:777") is None
+
+
+def test_a_name_may_hold_anything(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {"/proc/12/stat": stat("a) S (b", 0x00200000, 5)})
+    task = look(host, 12)
+    assert task and task.name == "12:5" and task.is_kernel_thread and not task.is_bound
+    assert start_time(host, 12) == 5
+
+
+def test_a_thread_that_the_kernel_binds_is_known(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {"/proc/12/stat": stat("kworker/0:1", PF_NO_SETAFFINITY, 5)})
+    task = look(host, 12)
+    assert task and task.is_bound and not task.is_kernel_thread
+    assert look(host, 13) is None

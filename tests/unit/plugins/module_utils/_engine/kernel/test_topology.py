@@ -1,0 +1,82 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The topology of a host, from sysfs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Dict
+
+import pytest
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.topology import SysfsTopology
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cpus import format_list
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
+
+CPU = "/sys/devices/system/cpu"
+NODE = "/sys/devices/system/node"
+
+
+def tree(sizes: Dict[int, str]) -> Dict[str, str]:
+    """4 cores of 2 threads (n, n+4), CPU 7 offline, an L3 of these sizes for each half."""
+    files = {
+        f"{CPU}/possible": "0-9",
+        f"{CPU}/online": "0-6",
+        f"{CPU}/isolated": "\n",
+        f"{NODE}/online": "0,2",
+        f"{NODE}/node0/cpulist": "0-6",
+        f"{NODE}/node2/cpulist": "\n",
+    }
+    for cpu in range(7):
+        base, half = f"{CPU}/cpu{cpu}", cpu % 4 // 2
+        files[f"{base}/topology/thread_siblings_list"] = f"{cpu % 4},{cpu % 4 + 4}" if cpu != 3 else "3"
+        files[f"{base}/topology/physical_package_id"] = "0"
+        files[f"{base}/topology/die_id"] = str(half)
+        files[f"{base}/cache/index0/level"] = "1"
+        if half in sizes:
+            files[f"{base}/cache/index1/level"] = "3"
+            files[f"{base}/cache/index1/shared_cpu_list"] = ["0-1,4-5", "2-3,6"][half]
+            files[f"{base}/cache/index1/size"] = sizes[half]
+    return files
+
+
+def test_groups_of_cpus(tmp_path: Path) -> None:
+    topology = SysfsTopology(FakeHost(str(tmp_path), tree({0: "32768K", 1: "96M"})))
+    assert format_list(topology.possible()) == "0-9"
+    assert format_list(topology.online()) == "0-6"
+    assert format_list(topology.core(5)) == "1,5"
+    assert format_list(topology.package(0)) == "0-6"
+    assert format_list(topology.die(1)) == "2-3,6"
+    assert format_list(topology.l3(4)) == "0-1,4-5"
+    assert format_list(topology.largest_l3()) == "2-3,6"
+    assert topology.node(2) == frozenset()
+
+
+def test_what_is_not_there_is_an_error_that_says_what_is(tmp_path: Path) -> None:
+    topology = SysfsTopology(FakeHost(str(tmp_path), tree({0: "1M", 1: "1M"})))
+    for call, words in [
+        (lambda: topology.node(1), "there is no NUMA node 1; online are 0,2"),
+        (lambda: topology.package(1), "there is no package 1; there are 0"),
+        (lambda: topology.die(2), "there is no die 2; there are 0-1"),
+        (lambda: topology.core(7), "CPU 7 is not online; online are 0-6"),
+        (lambda: topology.l3(9), "no L3 cache is known for CPU 9"),
+        (topology.largest_l3, "no single L3 domain is the largest: 2 have 1024 KiB"),
+        (topology.isolated, "no CPU was isolated at boot"),
+        (lambda: topology.core_type("performance"), "all of one type"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(words)):
+            call()
+
+
+def test_a_host_without_l3_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tells of no L3 cache"):
+        SysfsTopology(FakeHost(str(tmp_path), tree({}))).largest_l3()
+
+
+def test_hybrid_cpus_are_known_by_their_perf_units(tmp_path: Path) -> None:
+    files = {**tree({}), "/sys/devices/cpu_core/cpus": "0-3", "/sys/devices/cpu_atom/cpus": "4-6"}
+    topology = SysfsTopology(FakeHost(str(tmp_path), files))
+    assert format_list(topology.core_type("performance")) == "0-3"
+    assert format_list(topology.core_type("efficiency")) == "4-6"

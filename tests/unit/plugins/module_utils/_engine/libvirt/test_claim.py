@@ -1,0 +1,230 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From a domain's pins and its configuration to the steps of its claim."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+import pytest
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.journal import Claim, Step
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.topology import CPU, SysfsTopology
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.claim import (
+    Surroundings,
+    decide,
+    lasting_partition,
+    relaxed,
+    reserving,
+)
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.role_steps import VARIABLES
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.steps.catalog import fill
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.steps.reserve_cpus import choose
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cpus import parse_list
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.domain_xml import Domain
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import step
+
+ISOLATED, OLDER = "6.1.0", "5.10.0"
+
+
+def pinned(vcpus: str, emulator: str = "", cgroup: str = "/machine.slice") -> Domain:
+    """A domain with these pins."""
+    return Domain("win11", parse_list(vcpus), parse_list(emulator), cgroup)
+
+
+def around(tmp_path: Path, version: int = 2, release: str = ISOLATED, **more: Any) -> Surroundings:
+    """A host with 8 CPUs."""
+    return Surroundings(SysfsTopology(FakeHost(str(tmp_path), {f"{CPU}/online": "0-7"})), version, release, **more)
+
+
+def claim(
+    tmp_path: Path,
+    domain: Domain,
+    others: Tuple[str, ...] = (),
+    version: int = 2,
+    release: str = ISOLATED,
+    **variables: Any,
+) -> Tuple[Dict[str, Any], List[str]]:
+    """The arguments of its step reserve_cpus, and the notes."""
+    complete = fill("test", VARIABLES, {f"isolate_{name}": value for name, value in variables.items()})
+    decision = decide(domain, complete, around(tmp_path, version, release, others=others), ("libvirt",))
+    (reserve,) = (item["reserve_cpus"] for item in decision.items if "reserve_cpus" in item)
+    return reserve, decision.notes
+
+
+def told(reserve: Dict[str, Any]) -> Tuple[str, str, str, str]:
+    """What of a step the domain decides."""
+    return reserve["cpus"], reserve["emulator_cpus"], reserve["strategy"], reserve["cgroup"]
+
+
+def test_the_cpus_are_those_of_the_xml(tmp_path: Path) -> None:
+    assert told(claim(tmp_path, pinned("4-5", "3"))[0]) == ("4-5", "3", "auto", "/machine.slice")
+
+
+def test_cpus_of_both_are_the_vcpus(tmp_path: Path) -> None:
+    assert told(claim(tmp_path, pinned("4-7", "6-7"))[0])[:2] == ("4-7", "")
+
+
+def test_what_is_configured_comes_first(tmp_path: Path) -> None:
+    given = {"vm_cpus": "4-6", "emulator_cpus": "7", "cgroup": "vm.slice", "strategy": "slices"}
+    assert told(claim(tmp_path, pinned("4-5", "7"), **given)[0]) == ("4-6", "7", "slices", "/vm.slice")
+
+
+def test_every_step_has_the_vcpus(tmp_path: Path) -> None:
+    steps = decide(pinned("4-5", "7"), fill("test", VARIABLES, {}), around(tmp_path), ()).items
+    assert [next(iter(item)) for item in steps] == [
+        "drop_caches",
+        "cpu_governor",
+        "reserve_cpus",
+        "compact_memory",
+        "irq_affinity",
+    ]
+    assert steps[1]["cpu_governor"]["cpus"] == steps[4]["irq_affinity"]["cpus"] == "4-5"
+
+
+def test_no_pins_are_an_error_that_shows_what_to_add(tmp_path: Path) -> None:
+    with pytest.raises(
+        IsolationError, match=r"does not say where its vCPUs run; add <cputune><vcpupin .*virsh edit win11"
+    ):
+        claim(tmp_path, pinned(""))
+
+
+OTHERS = ("/machine.slice/libpod-1.scope",)
+
+
+def test_no_partition_around_others(tmp_path: Path) -> None:
+    reserve, notes = claim(tmp_path, pinned("4-5", "3"), OTHERS)
+    assert reserve["strategy"] == "slices" and "libpod-1.scope runs what no CPUs are reserved for" in notes[0]
+
+
+def test_a_partition_around_others_where_it_is_asked_for(tmp_path: Path) -> None:
+    reserve, notes = claim(tmp_path, pinned("4-5", "3"), OTHERS, strategy="partition")
+    assert reserve["strategy"] == "partition" and "a partition, though in /machine.slice/libpod-1.scope" in notes[0]
+
+
+def test_others_matter_to_partitions_only(tmp_path: Path) -> None:
+    assert claim(tmp_path, pinned("4-5", "3"), OTHERS, release=OLDER) == claim(
+        tmp_path, pinned("4-5", "3"), release=OLDER
+    )
+    assert told(claim(tmp_path, pinned("4-5", "3"), OTHERS, version=1)[0])[2] == "auto"
+
+
+def test_an_emulator_on_all_of_the_host_s_cpus_shares_them(tmp_path: Path) -> None:
+    reserve, notes = claim(tmp_path, pinned("4-7", "0-3"))
+    assert told(reserve)[:3] == ("4-7", "", "slices") and "pinned to the host's CPUs 0-3" in notes[0]
+    assert told(claim(tmp_path, pinned("4-7", "0-3"), version=1)[0])[:3] == ("4-7", "", "auto")
+    assert told(claim(tmp_path, pinned("4-7", "0-7"), strategy="slices")[0])[:3] == ("4-7", "", "slices")
+
+
+def test_an_emulator_outside_of_the_claim_needs_another_strategy(tmp_path: Path) -> None:
+    with pytest.raises(
+        IsolationError, match=r"pinned to CPUs 2,4-5, but its claim has 3-5.* Add 2 to isolate_emulator_cpus"
+    ):
+        claim(tmp_path, pinned("4-5", "2"), emulator_cpus="3")
+    assert told(claim(tmp_path, pinned("4-5", "2"), emulator_cpus="3", strategy="slices")[0])[1] == "3"
+    assert told(claim(tmp_path, pinned("4-5", "2"), emulator_cpus="3", version=1)[0])[1] == "3"
+
+
+def test_an_emulator_without_a_pin_is_worth_a_word(tmp_path: Path) -> None:
+    assert claim(tmp_path, pinned("4-5"))[1] == ["its emulator is not pinned, so it runs on the CPUs of its vCPUs"]
+    assert claim(tmp_path, pinned("4-5"), strategy="slices")[1] == []
+
+
+def test_a_bad_expression_names_the_variable(tmp_path: Path) -> None:
+    with pytest.raises(IsolationError, match="isolate_vm_cpus: term 1, '9': CPU 9 is not online"):
+        claim(tmp_path, pinned("4-5"), vm_cpus="9")
+
+
+AUTO = step("reserve_cpus", cpus="4", emulator_cpus="3", strategy="auto", cgroup="machine.slice")
+CLAIMS = {
+    "auto": Claim((step("drop_caches"), AUTO), ("x",), "libvirt"),
+    "asked": Claim((step("reserve_cpus", cpus="5", emulator_cpus="2", strategy="partition"),), (), "libvirt"),
+    "by hand": Claim((step("reserve_cpus", cpus="0"),), ()),
+    "elsewhere": Claim((step("reserve_cpus", cpus="6", cgroup="/own.slice"),), (), "libvirt"),
+    "other": Claim((step("drop_caches"),), (), "libvirt"),
+}
+
+
+def changed(one: Step, **arguments: Any) -> Step:
+    """A step with other arguments."""
+    return one._replace(arguments={**one.arguments, **arguments})
+
+
+def test_claims_that_leave_the_choice_go_on_without_a_partition(tmp_path: Path) -> None:
+    here = around(tmp_path, claims=CLAIMS)
+    assert set(reserving(CLAIMS, "/machine.slice")) == {"auto", "asked", "by hand"}
+    slices = changed(AUTO, strategy="slices")
+    assert relaxed(here, "/machine.slice", ("libvirt",), emulators=True) == {"auto": [step("drop_caches"), slices]}
+    assert relaxed(here, "/none.slice", ("libvirt",), emulators=True) == {}
+    alone = changed(slices, emulator_cpus="")
+    assert relaxed(here, "/machine.slice", ("libvirt",), emulators=False) == {"auto": [step("drop_caches"), alone]}
+    here = around(tmp_path, version=1, claims=CLAIMS)
+    assert relaxed(here, "/machine.slice", ("libvirt",), emulators=True) == {}
+
+
+@pytest.mark.parametrize(("version", "strategy"), [(2, "slices"), (1, "auto")])
+def test_two_domains_whose_emulators_are_where_the_host_is_share_its_cpus(
+    tmp_path: Path, version: int, strategy: str
+) -> None:
+    first = step("reserve_cpus", cpus="4-5", emulator_cpus="0-3")
+    here = around(tmp_path, version, claims={"first": Claim((first,), (), "libvirt")})
+    decision = decide(pinned("6-7", "0-3"), fill("test", VARIABLES, {}), here, ("libvirt",))
+    (reserve,) = (item["reserve_cpus"] for item in decision.items if "reserve_cpus" in item)
+    assert told(reserve)[:3] == ("6-7", "", strategy)
+    assert decision.changed == {"first": [changed(first, emulator_cpus="", strategy=strategy)]}
+
+
+def test_an_emulator_that_is_configured_stays_reserved(tmp_path: Path) -> None:
+    reserve, _notes = claim(tmp_path, pinned("4-7", "0-3"), emulator_cpus="0-3", strategy="slices")
+    assert told(reserve)[:3] == ("4-7", "0-3", "slices")
+
+
+def decided(tmp_path: Path, domain: Domain, claims: Dict[str, Claim], **variables: Any) -> Dict[str, Any]:
+    """The arguments of the step reserve_cpus of a domain that starts beside claims."""
+    complete = fill("test", VARIABLES, {f"isolate_{name}": value for name, value in variables.items()})
+    decision = decide(domain, complete, around(tmp_path, claims=claims, others=OTHERS), ("libvirt",))
+    assert not decision.changed
+    return next(item["reserve_cpus"] for item in decision.items if "reserve_cpus" in item)
+
+
+ASKED = {"first": Claim((step("reserve_cpus", cpus="4-5", strategy="partition"),), (), "libvirt")}
+BY_HAND = {"host": Claim((step("reserve_cpus", cpus="4-5"),), ())}
+
+
+@pytest.mark.parametrize("claims", [ASKED, BY_HAND], ids=["asked for", "by hand"])
+def test_beside_a_partition_that_stays_a_domain_joins_it(tmp_path: Path, claims: Dict[str, Claim]) -> None:
+    assert lasting_partition(around(tmp_path, claims=claims), "/machine.slice", ("libvirt",)) == {4, 5}
+    assert told(decided(tmp_path, pinned("6-7", "3"), claims))[:3] == ("6-7", "3", "auto")
+    # Its emulator is where the host is, but cannot share: the step will say that no CPU is left.
+    assert told(decided(tmp_path, pinned("6-7", "0-3"), claims))[:3] == ("6-7", "0-3", "auto")
+    with pytest.raises(
+        IsolationError, match=r"pinned to CPUs 3,6-7, but /machine.slice is in a partition that has 4-5"
+    ):
+        decided(tmp_path, pinned("6-7", "3"), claims, strategy="slices")
+    assert told(decided(tmp_path, pinned("4", "5"), claims, strategy="slices"))[2] == "slices"
+
+
+def test_a_cgroup_in_another_s_partition(tmp_path: Path) -> None:
+    nested = "/machine.slice/machine-foo.slice"
+    assert set(reserving(ASKED, nested)) == {"first"}
+    with pytest.raises(IsolationError, match=r"machine-foo\.slice is in a partition that has 4-5"):
+        decided(tmp_path, pinned("6-7", "3", nested), ASKED)
+    assert reserving({"x": Claim((step("reserve_cpus", cpus="4", cgroup=nested),), ())}, "/machine.slice") == {}
+
+
+def test_a_nested_cgroup_gets_no_partition(tmp_path: Path) -> None:
+    nested = "/machine.slice/machine-foo.slice"
+    assert choose("auto", 2, ISOLATED, nested)[0] == "slices"
+    assert choose("partition", 2, ISOLATED, nested)[0] == "partition"  # as asked, and the kernel says what it is
+    assert told(claim(tmp_path, pinned("6-7", "0-5", nested))[0]) == ("6-7", "", "auto", nested)
+
+
+def test_an_emulator_that_libvirt_places_gets_no_partition(tmp_path: Path) -> None:
+    placed = pinned("4-5")._replace(is_placed=True)
+    reserve, notes = claim(tmp_path, placed)
+    assert reserve["strategy"] == "slices" and "libvirt places its emulator itself" in notes[0]
+    assert claim(tmp_path, placed._replace(emulator=frozenset({3})))[0]["strategy"] == "auto"

@@ -1,0 +1,191 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The journal: what is kept, what is not trusted, and the lock."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from typing import Any, Callable
+
+import pytest
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.journal import (
+    FILE,
+    LOCK,
+    Claim,
+    Journal,
+    Step,
+    Store,
+)
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, whole_job
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel import FakeKernel, booted
+
+JOB = whole_job("4-7", "slices")
+
+
+def edited(kernel: FakeKernel, edit: Callable[[Any], None]) -> str:
+    """The sentence about a journal that somebody edited; nothing may be written for it."""
+    engine(kernel).apply("vm", JOB)
+    with open(kernel.root + FILE, encoding="utf-8") as stream:
+        content = json.load(stream)
+    edit(content)
+    with open(kernel.root + FILE, "w", encoding="utf-8") as stream:
+        json.dump(content, stream)
+    return refused(kernel)
+
+
+def refused(kernel: FakeKernel) -> str:
+    before = kernel.snapshot()
+    kernel.log.clear()
+    calls = [lambda: engine(kernel).revert(), lambda: engine(kernel).apply("vm", JOB), lambda: engine(kernel).inspect()]
+    sentences = set()
+    for call in calls:
+        with pytest.raises(IsolationError) as error:
+            call()
+        sentences.add(str(error.value))
+    assert kernel.log == [] and kernel.snapshot() == before
+    (sentence,) = sentences
+    assert sentence.startswith(f"{FILE} is not a journal to trust: ") and "Nothing was changed." in sentence
+    return sentence
+
+
+def test_what_is_saved_is_what_is_loaded() -> None:
+    with booted() as kernel:
+        store = Engine(kernel).store
+        claim = Claim((Step("compact_memory", {"nodes": ["0"]}),), ("irq.affinity:1",))
+        journal = Journal({"irq.affinity:1": "0-7", "task.affinity:12:34": "3,5"}, {"vm": claim}, "4-7")
+        with store.locked(1):
+            store.save(journal)
+            assert store.load() == journal
+            assert os.stat(kernel.root + FILE).st_mode & 0o777 == 0o600
+            store.save(Journal({}, {}))
+            assert not os.path.exists(kernel.root + FILE)
+            assert store.load() == Journal({}, {})
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b"null", b'"x"', b"{}", b"\xff\xfe", b"[" * 100000, b'{"format": 1}']
+)
+def test_a_corrupt_journal_is_refused(text: bytes) -> None:
+    with booted() as kernel:
+        engine(kernel).apply("vm", JOB)
+        with open(kernel.root + FILE, "wb") as stream:
+            stream.write(text)
+        refused(kernel)
+
+
+def test_a_journal_that_others_may_write_is_refused() -> None:
+    for mode in (0o620, 0o602):
+        with booted() as kernel:
+            engine(kernel).apply("vm", JOB)
+            os.chmod(kernel.root + FILE, mode)
+            assert "others than root may write it" in refused(kernel)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_journal_of_another_owner_is_refused() -> None:
+    with booted() as kernel:
+        engine(kernel).apply("vm", JOB)
+        os.chown(kernel.root + FILE, 12345, 12345)
+        assert "others than root may write it" in refused(kernel)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "cgroup.cpus:/../../etc",
+        "cgroup.cpus:/a/../b",
+        "cgroup.cpus:relative",
+        "cgroup.cpus:/a\n",
+        "cgroup.cpus://x",
+        "irq.affinity:../1",
+        "cpufreq.governor:policy0/../x",
+        "cpufreq.governor:x",
+        "nothing:1",
+        "task.affinity:1",
+        "systemd.AllowedCPUs:../x.slice",
+        "systemd.AllowedCPUs:x",
+        "irq.default:1",
+    ],
+)
+def test_a_journal_that_points_elsewhere_is_refused(address: str) -> None:
+    with booted() as kernel:
+        assert "is not the address of a setting" in edited(
+            kernel, lambda content: content["baseline"].update({address: "0"})
+        )
+
+
+@pytest.mark.parametrize(
+    ("address", "value"),
+    [
+        ("irq.affinity:0", "x"),
+        ("irq.affinity:0", 3),
+        ("irq.affinity:0", None),
+        ("cgroup.partition:/x", "evil"),
+        ("cgroup.exists:/x", "maybe"),
+        ("cpufreq.governor:policy0", "a b"),
+        ("task.cgroup:1:2", "/../x"),
+    ],
+)
+def test_a_journal_with_a_value_that_does_not_fit_is_refused(address: str, value: Any) -> None:
+    with booted() as kernel:
+        assert "cannot hold" in edited(kernel, lambda content: content["baseline"].update({address: value}))
+
+
+def test_a_journal_with_an_unknown_step_is_refused() -> None:
+    with booted() as kernel:
+        sentence = edited(kernel, lambda content: content["claims"]["vm"]["steps"][0].update(name="rm"))
+        assert "claim 'vm': there is no step 'rm'" in sentence
+
+
+def test_a_journal_of_another_format_is_refused() -> None:
+    with booted() as kernel:
+        assert "its format is 99, this version reads 1" in edited(kernel, lambda content: content.update(format=99))
+
+
+def test_a_journal_of_another_boot_is_discarded_with_a_word() -> None:
+    with booted() as kernel:
+        engine(kernel).apply("vm", JOB)
+        kernel.files["/proc/sys/kernel/random/boot_id"] = "another"
+        kernel.log.clear()
+        journal, drift = engine(kernel).inspect()
+        assert journal == Journal({}, {}) and "of another boot" in drift.warnings[0]
+        outcome = engine(kernel).revert()
+        assert not outcome.changed and "of another boot" in outcome.warnings[0]
+        assert kernel.log == []
+
+
+def test_the_second_run_waits_and_then_says_who_holds_what() -> None:
+    with booted() as kernel:
+        with Engine(kernel).store.locked(1), pytest.raises(IsolationError) as error:
+            engine(kernel).apply("vm", JOB)
+        assert f"another run has held {LOCK} for more than 0.1 s" in str(error.value)
+        assert "raise lock_timeout" in str(error.value)
+        assert kernel.log == []
+        engine(kernel).apply("vm", JOB)
+
+
+def test_of_two_runs_at_the_same_moment_the_second_waits_and_then_proceeds() -> None:
+    with booted() as kernel:
+        order = []
+
+        def first(store: Store, held: threading.Event) -> None:
+            with store.locked(1):
+                held.set()
+                time.sleep(0.1)
+                order.append("first")
+
+        held = threading.Event()
+        other = threading.Thread(target=first, args=(Engine(kernel).store, held))
+        other.start()
+        held.wait()
+        with Engine(kernel).store.locked(5):
+            order.append("second")
+        other.join()
+        assert order == ["first", "second"]

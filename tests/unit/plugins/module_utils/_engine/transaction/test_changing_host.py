@@ -1,0 +1,264 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A host that changes under its claims: units and interrupts come and go, CPUs go offline, claims meet."""
+
+from __future__ import annotations
+
+from typing import Any, List
+
+import pytest
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.journal import Step
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import (
+    engine,
+    kill_at,
+    step,
+    whole_job,
+)
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel import (
+    CGROUP,
+    FIXED,
+    KERNEL_THREAD,
+    Baseline,
+    FakeKernel,
+    Given,
+    Killed,
+    booted,
+    numbers,
+)
+
+CPU = "/sys/devices/system/cpu"
+
+
+def take_offline(kernel: FakeKernel, cpu: int) -> None:
+    """A CPU goes offline; it stays present."""
+    kernel.files[f"{CPU}/present"] = "0-7"
+    kernel.online = numbers("0-7") - {cpu}
+    kernel.files[f"{CPU}/online"] = ",".join(map(str, sorted(kernel.online)))
+
+
+def bring_online(kernel: FakeKernel) -> None:
+    """All CPUs are back."""
+    kernel.online = numbers("0-7")
+    kernel.files[f"{CPU}/online"] = "0-7"
+
+
+def moved(source: str, target: str) -> List[Step]:
+    """A claim that moves the tasks of a cgroup to one of its own."""
+    return [step("cpuset", path=target, cpus="0-3"), step("move_tasks", source=source, target=target)]
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_moved_processes_come_back_with_their_claim(extended: bool) -> None:
+    with booted(Baseline(systemd=False)) as kernel:
+        before = kernel.snapshot()
+        steps = moved("/system.slice/a.service", "/host")
+        if extended:
+            for one in steps:
+                engine(kernel).extend("vm", one)
+        else:
+            engine(kernel).apply("vm", steps)
+        assert {t.cgroup for n, t in kernel.threads.items() if n in (106, 107)} == {"/host"}
+        assert not engine(kernel).apply("vm", steps).changed
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
+def test_a_removed_cgroup_comes_back_with_its_list_and_its_processes() -> None:
+    with booted(Baseline(systemd=False)) as kernel:
+        engine(kernel).once(step("cpuset", path="/foo", cpus="2-3"))
+        engine(kernel).once(step("move_tasks", source="/system.slice/a.service", target="/foo"))
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", [step("cpuset", path="/foo", state="absent")])
+        assert not kernel.exists(f"{CGROUP}/foo")
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
+@pytest.mark.parametrize("systemd", [True, False])
+def test_a_cgroup_with_a_list_that_is_gone_needs_nothing_back(systemd: bool) -> None:
+    with booted(Baseline(systemd=systemd, units=(("own.slice", Given("file", "0-5")),))) as kernel:
+        engine(kernel).apply("vm", whole_job("4-7", "slices"))
+        kernel._remove_cgroup("/own.slice")
+        assert engine(kernel).revert().changed
+        assert engine(kernel).inspect()[0].claims == {}
+
+
+def test_a_drop_in_of_a_unit_that_is_gone_is_removed_all_the_same() -> None:
+    with booted() as kernel:
+        engine(kernel).apply("vm", whole_job("4-7", "slices"))
+        kernel._remove_cgroup("/own.slice")
+        kernel.write("/sys/devices/system/cpu/cpufreq/policy2/scaling_governor", "powersave")
+        assert engine(kernel).apply("vm", whole_job("4-7", "slices")).changed  # mends the drift
+        engine(kernel).revert()
+        assert not [path for path in kernel.files if "AllowedCPUs" in path]
+
+
+def test_a_claim_that_cannot_be_planned_any_more_does_not_hold_up_the_others() -> None:
+    with booted() as kernel:
+        engine(kernel).apply("a", [step("cpu_governor", governor="performance", cpus="0")])
+        before = kernel.snapshot()
+        engine(kernel).apply("b", [step("irq_affinity", cpus="4-7", irqs=[1])])
+        del kernel.irqs[1]
+        outcome = engine(kernel).revert(["a"])
+        assert "claim b, step 1 (irq_affinity) cannot be planned now" in " ".join(outcome.warnings)
+        assert kernel.snapshot() != before
+        assert engine(kernel).revert(["b"]).changed
+
+
+def test_a_claimed_cpu_that_goes_offline_is_no_drift_and_comes_back() -> None:
+    with booted() as kernel:
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", whole_job("4-7", "partition"))
+        take_offline(kernel, 7)
+        assert engine(kernel).inspect()[1].changes == []
+        with pytest.raises(IsolationError, match="CPU 7 is not online"):
+            engine(kernel).apply("other", whole_job("7", "partition"))
+        bring_online(kernel)
+        engine(kernel).revert()
+        assert kernel.snapshot() == {**before, **{k: v for k, v in kernel.snapshot().items() if "present" in k}}
+
+
+def test_a_host_cpu_that_goes_offline_stays_the_host_s() -> None:
+    with booted() as kernel:
+        engine(kernel).apply("vm", whole_job("4-7", "slices"))
+        take_offline(kernel, 3)
+        assert [c for c in engine(kernel).inspect()[1].changes if c.address.startswith("cgroup.")] == []
+        engine(kernel).apply("vm", whole_job("4-7", "slices"))
+        assert kernel.read(f"{CGROUP}/system.slice/cpuset.cpus") == "0-3"
+
+
+def test_a_live_partition_changes_its_type_in_place() -> None:
+    with booted() as kernel:
+        engine(kernel).apply("a", [step("reserve_cpus", cpus="4-5", strategy="partition")])
+        seen: List[Any] = []
+        kernel.watch = lambda _what: seen.append(kernel.read(f"{CGROUP}/machine.slice/cpuset.cpus.partition"))
+        engine(kernel).apply("b", [step("reserve_cpus", cpus="6", emulator_cpus="2,3", strategy="partition")])
+        engine(kernel).revert(["b"])
+        assert set(seen) == {"isolated", "root"} and seen[-1] == "isolated"
+
+
+def test_a_refusal_that_may_pass_is_tried_again_and_not_forgotten() -> None:
+    import errno
+
+    from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel import os_error
+
+    with booted() as kernel:
+        before = kernel.snapshot()
+        full = "/proc/irq/0/smp_affinity_list"
+        kernel.refuse = lambda what: os_error(errno.ENOSPC) if what.startswith(full) else None
+        outcome = engine(kernel).apply("vm", whole_job("4-7", "partition"))
+        assert "ENOSPC" in outcome.skipped["irq.affinity:0"]
+        assert [change.address for change in engine(kernel).inspect()[1].changes] == ["irq.affinity:0"]
+        kernel.refuse = None
+        engine(kernel).apply("vm", whole_job("4-7", "partition"))
+        kernel.refuse = lambda what: os_error(errno.ENOSPC) if what.startswith(full) else None
+        with pytest.raises(IsolationError, match="not everything could be given back"):
+            engine(kernel).revert()
+        kernel.refuse = None
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
+def test_an_interrupt_born_while_narrow_gets_the_default_also_after_another_claim() -> None:
+    with booted() as kernel:
+        engine(kernel).apply("a", [step("irq_affinity", cpus="6-7")])
+        kernel.irqs[9] = numbers("0-5")
+        engine(kernel).apply("b", [step("irq_affinity", cpus="4-5")])
+        assert kernel.read("/proc/irq/9/smp_affinity_list") == "0-3"
+        engine(kernel).revert()
+        assert kernel.read("/proc/irq/9/smp_affinity_list") == "0-7"
+
+
+def test_masks_of_two_claims_on_one_cpuset_are_given_back_one_by_one() -> None:
+    with booted() as kernel:
+        before = kernel.snapshot()
+        for claim, cpus in (("a", "4-5"), ("b", "6-7")):
+            engine(kernel).apply(claim, [step("cpuset", path="/user.slice", cpus=cpus, operation="mask")])
+        assert kernel.read(f"{CGROUP}/user.slice/cpuset.cpus") == "0-3"
+        engine(kernel).revert(["a"])
+        assert kernel.read(f"{CGROUP}/user.slice/cpuset.cpus") == "0-5"
+        engine(kernel).revert(["b"])
+        assert kernel.snapshot() == before
+
+
+def test_kernel_threads_get_a_cpu_that_was_offline_when_they_were_confined() -> None:
+    with booted() as kernel:
+        take_offline(kernel, 7)
+        engine(kernel).apply("vm", whole_job("4-6", "slices"))
+        bring_online(kernel)
+        engine(kernel).revert()
+        assert kernel.threads[100].flags == KERNEL_THREAD
+        assert kernel.threads[100].cpus == numbers("0-7")
+
+
+def test_a_claim_that_changes_and_is_killed_at_any_write_is_given_back_whole() -> None:
+    count = 0
+    while True:
+        count += 1
+        with booted() as kernel:
+            before = kernel.snapshot()
+            engine(kernel).apply("vm", whole_job("4-7", "slices"))
+            kernel.watch = kill_at(count)
+            try:
+                engine(kernel).apply("vm", [step("reserve_cpus", cpus="6-7", strategy="partition")])
+            except Killed:
+                kernel.watch = None
+                engine(kernel).revert()
+                assert kernel.snapshot() == before, f"killed after write {count}"
+                continue
+            assert count > 10
+            return
+
+
+@pytest.mark.parametrize("strategy", ["partition", "slices"])
+def test_a_list_that_somebody_wrote_behind_systemd_comes_back(strategy: str) -> None:
+    with booted() as kernel:
+        kernel.write(f"{CGROUP}/cgroup.subtree_control", "+cpuset")
+        kernel.write(f"{CGROUP}/own.slice/cpuset.cpus", "0-6")
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", whole_job("4-7", strategy))
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
+def test_reverting_a_claim_that_is_not_there_says_which_there_are() -> None:
+    with booted() as kernel:
+        engine(kernel).apply("vm", whole_job("4-7", "slices"))
+        outcome = engine(kernel).revert(["typo"])
+        assert not outcome.changed and outcome.warnings == ["there is no claim typo on this host; there are: vm"]
+
+
+def test_a_controller_that_somebody_else_enabled_stays_enabled() -> None:
+    with booted() as kernel:
+        kernel.write(f"{CGROUP}/cgroup.subtree_control", "+cpuset")
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", [step("cpuset", path="/system.slice", cpus="0-3")])
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
+def test_kernel_threads_are_kept_off_cpus_and_given_back() -> None:
+    with booted() as kernel:
+        before = kernel.snapshot()
+        for claim in ("vm", None):
+            keep = step("kthread_affinity", cpus="4-7")
+            outcome = engine(kernel).apply(claim, [keep]) if claim else engine(kernel).once(keep)
+            movable = [t for t in kernel.threads.values() if t.cgroup == "/" and not t.flags & FIXED]
+            assert movable and all(thread.cpus <= numbers("0-3") for thread in movable)
+            assert {change.address.partition(":")[0] for change in outcome.changes} == {"task.affinity"}
+            if claim:
+                assert not engine(kernel).apply(claim, [keep]).changed
+                engine(kernel).revert()
+            else:
+                engine(kernel).restore_prior(outcome.prior)
+            assert kernel.snapshot() == before
+
+
+def test_under_a_partition_there_is_nothing_left_to_keep_off() -> None:
+    with booted() as kernel:
+        engine(kernel).apply("vm", [step("reserve_cpus", cpus="4-7", strategy="partition")])
+        outcome = engine(kernel).apply("threads", [step("kthread_affinity", cpus="4-7")])
+        assert not outcome.changes
