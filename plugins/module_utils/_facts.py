@@ -12,7 +12,7 @@ import os
 from typing import Any, Dict, List, Optional, Tuple
 
 from ._engine.errors import IsolationError
-from ._engine.steps.reserve_cpus import choose
+from ._engine.strategy import choose
 from ._engine.text.cpus import format_list
 from ._engine.transaction.engine import Engine
 

@@ -17,7 +17,7 @@ import shutil
 from typing import Iterable, List, Mapping, Optional, Set
 
 from ._engine.errors import IsolationError
-from ._engine.kernel.host import BESIDE, Host
+from ._engine.kernel.host import TEMPORARY_SUFFIX, Host
 from ._engine.paths import CLAIMS, DOMAINS, LIBVIRT, ROOT
 from ._engine.text.units import escape
 from ._host_files import DAEMONS, HOOK, OLDEST, RUNNER, UNIT, WANTS, Difference, File, runner_files
@@ -53,14 +53,14 @@ class Installation:
 
     def hook(self, wanted: Mapping[str, File]) -> List[Difference]:
         """Have libvirt's hook with these files. A libvirt that has not seen a hook before is told to look."""
-        found = self._change({**runner_files(), **wanted}, (RUNNER, HOOK, HOOK + BESIDE, LIBVIRT))
+        found = self._change({**runner_files(), **wanted}, (RUNNER, HOOK, HOOK + TEMPORARY_SUFFIX, LIBVIRT))
         if any(change.path == HOOK and change.before is None for change in found):
             self._reload_libvirt()
         return found
 
     def unhook(self) -> List[Difference]:
         """Have no hook, and no runner where no claim persists."""
-        found = self._change({}, (HOOK, HOOK + BESIDE, LIBVIRT, *([] if self.persistent() else [RUNNER])))
+        found = self._change({}, (HOOK, HOOK + TEMPORARY_SUFFIX, LIBVIRT, *([] if self.persistent() else [RUNNER])))
         if found:
             self._tidy()
             self._reload_libvirt()

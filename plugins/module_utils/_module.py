@@ -14,8 +14,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ._engine.errors import IsolationError
-from ._engine.journal import Step
 from ._engine.kernel.host import Host
+from ._engine.model import Step
 from ._engine.paths import CLAIMS
 from ._engine.steps.catalog import STEPS, read_items
 from ._engine.transaction.engine import LOCK_TIMEOUT, Engine, Outcome
@@ -50,7 +50,7 @@ def run_step(name: str) -> None:
             outcome = engine.extend(module.params["claim"], step, module.check_mode)
         # What other claims reserve is not the word of this module.
         notes = outcome.notes if name == "reserve_cpus" else {}
-        return {**told(module, outcome._replace(notes=notes)), **outcome.actions.get(name, {})}
+        return {**to_result(module, outcome._replace(notes=notes)), **outcome.actions.get(name, {})}
 
     run({**STEPS[name].ARGUMENTS, **CLAIM}, call)
 
@@ -66,7 +66,7 @@ def read_steps(items: Sequence[Any]) -> List[Step]:
     return steps
 
 
-def told(module: AnsibleModule, outcome: Outcome) -> Dict[str, Any]:
+def to_result(module: AnsibleModule, outcome: Outcome) -> Dict[str, Any]:
     """An outcome as a module's result."""
     for warning in outcome.warnings:
         module.warn(warning)

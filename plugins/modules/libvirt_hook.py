@@ -138,16 +138,16 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.libvirt import check_name
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.events import (
+    CREATED_BY,
     LONGEST_TIMEOUT,
-    MAKER,
     SETTINGS,
-    alone,
+    event_lock,
 )
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.role_steps import VARIABLES
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
 from ansible_collections.vfio.isolation.plugins.module_utils._host_files import hook_files
 from ansible_collections.vfio.isolation.plugins.module_utils._install import Installation, check_python
-from ansible_collections.vfio.isolation.plugins.module_utils._module import run, told, with_files
+from ansible_collections.vfio.isolation.plugins.module_utils._module import run, to_result, with_files
 
 ARGUMENTS: Dict[str, Any] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
@@ -164,10 +164,10 @@ def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
     installation = Installation(engine.host, module.check_mode)
     if given["state"] == "absent":
         # An event that waits meanwhile finds no configuration, so no domain gets a claim any more.
-        with alone(engine.host) if not module.check_mode else contextlib.nullcontext():
+        with event_lock(engine.host) if not module.check_mode else contextlib.nullcontext():
             files = installation.unhook()
-            outcome = engine.revert(None, module.check_mode, maker=MAKER)
-        return with_files(module, told(module, outcome), files)
+            outcome = engine.revert(None, module.check_mode, created_by=CREATED_BY)
+        return with_files(module, to_result(module, outcome), files)
     common = {name: given[name] for name in SETTINGS}
     domains = {name: _checked(f"domains: {name}", options, common) for name, options in given["domains"].items()}
     for name in domains:

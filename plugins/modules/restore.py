@@ -164,7 +164,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction
 from ansible_collections.vfio.isolation.plugins.module_utils._module import (
     run,
     stop_persisting,
-    told,
+    to_result,
     with_files,
 )
 
@@ -178,9 +178,9 @@ def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
     """Revert claims, or write values back."""
     claims, prior = module.params["claims"], module.params["prior"]
     if prior is None:
-        result = told(module, engine.revert(claims, module.check_mode))
+        result = to_result(module, engine.revert(claims, module.check_mode))
         return with_files(module, result, stop_persisting(module, engine, claims))
-    return told(module, engine.restore_prior(prior, module.check_mode))
+    return to_result(module, engine.restore_prior(prior, module.check_mode))
 
 
 def main() -> None:

@@ -204,7 +204,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._module import (
     read_steps,
     run,
     stop_persisting,
-    told,
+    to_result,
     with_files,
 )
 
@@ -237,7 +237,7 @@ def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
         outcome = engine.apply(claim, steps, module.check_mode)
         items = [{step.name: step.arguments} for step in steps]
         files = Installation(engine.host, module.check_mode).persist(claim, unit_files(claim, items, python))
-    return {**with_files(module, told(module, outcome), files), "claim": claim, "actions": outcome.actions}
+    return {**with_files(module, to_result(module, outcome), files), "claim": claim, "actions": outcome.actions}
 
 
 def main() -> None:

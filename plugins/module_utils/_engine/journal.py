@@ -16,10 +16,11 @@ import fcntl
 import json
 import os
 import time
-from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional
 
 from .errors import IsolationError
 from .kernel.host import Host
+from .model import Claim, Journal, Step
 
 DIRECTORY = "/run/vfio-isolation"
 FILE = f"{DIRECTORY}/journal.json"
@@ -27,34 +28,7 @@ LOCK = f"{DIRECTORY}/lock"
 FORMAT = 1
 
 
-class Step(NamedTuple):
-    """One step of a claim: the name of its module, and its arguments with defaults filled in."""
-
-    name: str
-    arguments: Dict[str, Any]
-
-
-class Claim(NamedTuple):
-    """What one owner wants: its steps, and the addresses that they have set so far.
-
-    `maker` is empty, or names the program whose claim it is: nobody else changes it, though anybody may revert it.
-    """
-
-    steps: Tuple[Step, ...]
-    holds: Tuple[str, ...]
-    maker: str = ""
-
-
-class Journal(NamedTuple):
-    """Claims by name in the order in which they came, and the value of each setting before any of them."""
-
-    baseline: Dict[str, str]
-    claims: Dict[str, Claim]
-    kept_off: str = ""  # CPUs that threads of the root cgroup are kept off, as a CPU list
-    refused: Mapping[str, str] = {}  # what turned out to be immovable, with the reason: not tried again by every run
-
-
-class Store:
+class JournalFile:
     """Where the journal of one host is kept."""
 
     def __init__(
@@ -118,7 +92,8 @@ class Store:
                 steps = tuple(Step(step, self._complete(step, arguments)) for step, arguments in given)
             except IsolationError as error:
                 raise IsolationError(f"claim {name!r}: {error}") from error
-            claims[name] = Claim(steps, tuple(str(address) for address in claim["holds"]), str(claim.get("maker", "")))
+            created_by = str(claim.get("created_by", claim.get("maker", "")))  # 0.1.0 called it maker
+            claims[name] = Claim(steps, tuple(str(address) for address in claim["holds"]), created_by)
         baseline = dict(content["baseline"])
         self._check_all(baseline)
         return Journal(baseline, claims, str(content["kept_off"]), dict(content["refused"]))
@@ -151,7 +126,11 @@ class Store:
             "kept_off": journal.kept_off,
             "refused": journal.refused,
             "claims": {
-                name: {"steps": [step._asdict() for step in claim.steps], "holds": claim.holds, "maker": claim.maker}
+                name: {
+                    "steps": [step._asdict() for step in claim.steps],
+                    "holds": claim.holds,
+                    "created_by": claim.created_by,
+                }
                 for name, claim in journal.claims.items()
             },
             "baseline": journal.baseline,

@@ -13,7 +13,7 @@ from typing import Dict, Optional, Tuple
 from .errors import IsolationError
 from .kernel import hierarchy
 from .kernel.cpufreq import Cpufreq, PolicyFile
-from .kernel.cpuset import Existence, Place
+from .kernel.cpuset import CgroupExistence, TaskCgroup
 from .kernel.host import Host
 from .kernel.irq import DefaultAffinity, Irqs
 from .kernel.irqbalance import Irqbalance
@@ -45,9 +45,9 @@ class Resources:
             "irqbalance.banned": self.irqbalance,
             "irq.affinity": self.irqs,
             "irq.default": DefaultAffinity(host),
-            "cgroup.exists": Existence(self.cgroups),
+            "cgroup.exists": CgroupExistence(self.cgroups),
             **hierarchy.kinds(self.cgroups),
-            PLACE: Place(self.cgroups),
+            PLACE: TaskCgroup(self.cgroups),
             THREAD: Affinity(host),
             "cpufreq.governor": PolicyFile(host, "scaling_governor", 0),
             "cpufreq.preference": PolicyFile(host, "energy_performance_preference", 1),

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from module_utils._engine.errors import IsolationError
-from module_utils._engine.journal import Step
 from module_utils._engine.kernel.host import Host
+from module_utils._engine.model import Step
 from module_utils._engine.steps.catalog import STEPS
 from module_utils._engine.transaction.engine import Engine, Outcome
 

@@ -267,7 +267,7 @@ def check_nothing_is_left() -> None:
     start("one")
     assert not hooks_run()
     Installation(Host(), check=False).unhook()
-    engine().revert(None, maker="libvirt")
+    engine().revert(None, created_by="libvirt")
     assert cpus(read(f"{CGROUP}/cpuset.cpus.effective")) == set(range(8))
     assert state("one").startswith("running") and vcpus("one") == [{4}, {5}]
     assert not any(os.path.lexists(path) for path in (ROOT, HOOK, RUNNER, os.path.dirname(HOOK)))

@@ -128,7 +128,7 @@ def check_two_runs() -> None:
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with holder.store.locked(1):
+        with holder.journal_file.locked(1):
             held.set()
             release.wait(60)
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from module_utils._engine.errors import IsolationError
-from module_utils._engine.journal import Step
 from module_utils._engine.kernel.host import Host
+from module_utils._engine.model import Step
 from module_utils._engine.steps.catalog import complete
 from module_utils._engine.transaction.engine import Engine
 

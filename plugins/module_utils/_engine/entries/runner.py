@@ -29,16 +29,16 @@ def answer(request: Dict[str, Any], host: Host) -> Dict[str, Any]:
     check = bool(request.get("check", False))
     verb = request.get("do")
     if verb == "apply":
-        return _told(engine.apply(request["claim"], read_steps(request["steps"]), check))
+        return _to_result(engine.apply(request["claim"], read_steps(request["steps"]), check))
     if verb == "revert":
-        return _told(engine.revert(request.get("claims"), check))
+        return _to_result(engine.revert(request.get("claims"), check))
     if verb == "audit":
         journal, drift = engine.inspect()
-        return {"claims": sorted(journal.claims), "drift": _told(drift)["changes"]}
+        return {"claims": sorted(journal.claims), "drift": _to_result(drift)["changes"]}
     raise IsolationError(f"do: {verb!r} is none of apply, revert, audit")
 
 
-def _told(outcome: Outcome) -> Dict[str, Any]:
+def _to_result(outcome: Outcome) -> Dict[str, Any]:
     return {**outcome._asdict(), "changes": [change._asdict() for change in outcome.changes], "prior": outcome.prior}
 
 

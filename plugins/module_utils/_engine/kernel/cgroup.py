@@ -80,9 +80,9 @@ class Cgroups:
         """The CPUs that a cgroup's tasks may have now; none where the controller is off."""
         return self.cpus(cgroup, self.effective_file)
 
-    def room(self, cgroup: str) -> CpuSet:
+    def effective_cpus(self, cgroup: str) -> CpuSet:
         """The same, also where the controller is off: then it is what the nearest ancestor has."""
-        return self.effective(cgroup) or (self.room(parent_of(cgroup)) if cgroup != "/" else NONE)
+        return self.effective(cgroup) or (self.effective_cpus(parent_of(cgroup)) if cgroup != "/" else NONE)
 
     def children(self, cgroup: str) -> List[str]:
         """The cgroups directly below one."""

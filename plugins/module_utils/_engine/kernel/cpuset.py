@@ -14,7 +14,7 @@ from ..errors import Immovable, Refused
 from ..text.cpus import format_list
 from .cgroup import Cgroups
 from .kind import Kind
-from .task import keeps_its_place, start_time
+from .task import start_time, why_unmovable
 
 # The stage at which tasks move: behind all that gives a cpuset its CPUs, before anything is taken away.
 MOVES = 8.0
@@ -39,7 +39,7 @@ class CgroupKind(Kind):
         return name.count("/")
 
 
-class Existence(CgroupKind):
+class CgroupExistence(CgroupKind):
     """`cgroup.exists:/host.slice`: present or absent."""
 
     def read(self, name: str) -> Optional[str]:
@@ -94,11 +94,11 @@ class ListKind(CgroupKind):
         return self._cgroups.file(name, self._file)
 
 
-class Place(CgroupKind):
+class TaskCgroup(CgroupKind):
     """`task.cgroup:ID:START`: the cgroup of a task, which is a process on v2 and a thread on v1."""
 
-    restless = True
-    rereads = False
+    volatile = True
+    reread_before_write = False
 
     def read(self, name: str) -> Optional[str]:
         """Its cgroup's path; None where it has ended, or another has its number now."""
@@ -111,7 +111,7 @@ class Place(CgroupKind):
         try:
             self._cgroups.put(task, value)
         except Refused as refused:
-            reason = keeps_its_place(self._cgroups.host, task)
+            reason = why_unmovable(self._cgroups.host, task)
             if reason:
                 raise Immovable(reason) from None
             if not self._cgroups.exists(value):

@@ -42,7 +42,8 @@ class Controller(KindV2):
     def write(self, name: str, value: str) -> None:
         """Enable or disable it."""
         if value == "disabled":
-            self._cgroups.systemd.settle()  # systemd takes the controller away by itself once no unit asks for it
+            # systemd takes the controller away by itself once no unit asks for it.
+            self._cgroups.systemd.reload_if_due()
             if self.read(name) == value:
                 return
             holder = next((c for c in self._cgroups.children(name) if self._in_use(c)), None)
@@ -86,7 +87,7 @@ class CpusetList(ListKind):
     def write(self, name: str, value: str) -> None:
         """Set the list, through systemd where the cgroup is a unit's."""
         if not value and (name, self._file) in self._cgroups.emptied:
-            self._insist_on_inheriting(name)
+            self._make_inherited(name)
             return
         unit = self._cgroups.owner(name)
         if unit and (name, value) in self._set:
@@ -110,7 +111,7 @@ class CpusetList(ListKind):
             self._cgroups.host.write(parent, "+cpuset")
         self._cgroups.host.write(self.where(name), value)
 
-    def _insist_on_inheriting(self, name: str) -> None:
+    def _make_inherited(self, name: str) -> None:
         if not self._cgroups.inherit_again(parent_of(name)):
             everything = self._cgroups.read("/", f"{self._file}.effective")
             self._cgroups.host.write(self.where(name), everything)

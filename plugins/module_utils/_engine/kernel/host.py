@@ -21,7 +21,7 @@ from ..errors import Immovable, IsolationError, Refused
 from ..text.cpus import CpuSet
 
 # Behind the name of a file whose new version is being written.
-BESIDE = ".new"
+TEMPORARY_SUFFIX = ".new"
 Run = Callable[[Sequence[str]], Tuple[int, str, str]]
 
 
@@ -152,7 +152,7 @@ class Host:
 
     __del__ = _let_go
 
-    def refuses(self, path: str, text: str) -> int:
+    def probe_errno(self, path: str, text: str) -> int:
         """The errno with which the kernel answers a text that cannot change anything; 0 where it takes it."""
         try:
             descriptor = os.open(self.path(path), os.O_WRONLY | os.O_CLOEXEC)
@@ -206,7 +206,7 @@ class Host:
     def save(self, path: str, text: str, mode: int = 0o644) -> None:
         """Put a file of our own in place, whole or not at all, and durable. Raises Refused."""
         target = self.path(path)
-        beside = target + BESIDE
+        beside = target + TEMPORARY_SUFFIX
         try:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

@@ -27,8 +27,8 @@ class Irqs(Kind):
     """`irq.affinity:24`: the CPUs that may handle an interrupt (what is asked for; the effective ones may lag)."""
 
     family = "irq"
-    restless = True
-    may_refuse = True
+    volatile = True
+    best_effort = True
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -57,7 +57,7 @@ class Irqs(Kind):
         written: so this writes a word that is no CPU list, which either gets that answer or changes nothing.
         """
         path = f"{IRQ}/{number}/smp_affinity_list"
-        return not self._host.writable(path) or self._host.refuses(path, "?\n") in (errno.EIO, errno.EPERM)
+        return not self._host.writable(path) or self._host.probe_errno(path, "?\n") in (errno.EIO, errno.EPERM)
 
     def read(self, name: str) -> Optional[str]:
         """The affinity asked for."""

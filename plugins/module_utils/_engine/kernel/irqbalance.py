@@ -34,8 +34,8 @@ class Irqbalance(Kind):
     """`irqbalance.banned:PID:START`: the banned CPUs of one irqbalance process; gone when that process ends."""
 
     family = "irq"
-    restless = True
-    may_refuse = True
+    volatile = True
+    best_effort = True
 
     def __init__(self, host: Host) -> None:
         self._host = host

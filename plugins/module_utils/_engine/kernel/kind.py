@@ -19,11 +19,11 @@ class Kind:
     family = ""
     # Whether others (irqbalance, the thread itself) may change it at any time, so that a value which
     # differs right after a write is no failure.
-    restless = False
+    volatile = False
     # Whether a refusal is no reason to fail: what does not move now is told, and the next run tries again.
-    may_refuse = False
+    best_effort = False
     # Whether it is read once more right before it is written: what was written before may have set it, too.
-    rereads = True
+    reread_before_write = True
 
     def read(self, name: str) -> Optional[str]:
         """The value now, normalised; None where the thing does not exist (any more)."""

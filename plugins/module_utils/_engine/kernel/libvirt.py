@@ -17,12 +17,12 @@ from typing import Optional, Set, Tuple
 from ..errors import IsolationError
 from ..text.cpus import CpuSet
 from ..text.domain_xml import PIN_EMULATOR, PIN_VCPUS, Domain, parse
-from .host import BESIDE, Host
+from .host import TEMPORARY_SUFFIX, Host
 
 RUNNING = "/run/libvirt/qemu"
 DIRECTORIES = ("/etc/libvirt/qemu", RUNNING)
 # Of a file's name, without the ending of its new version.
-LONGEST = 255 - len(f".json{BESIDE}")
+LONGEST = 255 - len(f".json{TEMPORARY_SUFFIX}")
 EMULATOR = "emulator"
 
 

@@ -13,27 +13,14 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any, Dict
+from typing import Dict
 
 from ..errors import IsolationError
-from ..text.cpus import CpuSet, format_list, parse_list
+from ..text.cpus import CpuSet, parse_list
 from .host import Host
 
 DROP = "/proc/sys/vm/drop_caches"
 NODE = "/sys/devices/system/node"
-
-
-def parse_nodes(given: Any, there: CpuSet, option: str) -> CpuSet:
-    """The NUMA nodes of an option, as a node list (`0-1`, `N0`) or a list of such. Raises IsolationError."""
-    items = given if isinstance(given, list) else [given]
-    try:
-        nodes = parse_list(",".join(str(item) for item in items).replace("N", ""))
-    except ValueError as error:
-        raise IsolationError(f"{option}: {given!r}: {error}") from None
-    if nodes - there:
-        missing = format_list(nodes - there)
-        raise IsolationError(f"{option}: there is no NUMA node {missing}; there are {format_list(there)}")
-    return nodes
 
 
 class Memory:

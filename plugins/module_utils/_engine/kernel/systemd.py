@@ -32,8 +32,8 @@ DROP_INS = (
     "/usr/local/lib/systemd/system",
     "/usr/lib/systemd/system",
 )
-LAST_WORD = "zzz-vfio-isolation"
-INSISTED = " insisted"
+FINAL_DROP_IN = "zzz-vfio-isolation"
+OVERRIDDEN = " insisted"
 RELOAD_DUE = "/run/vfio-isolation/daemon-reload-due"
 # From this stage on, systemd must have forgotten the drop-ins that were removed.
 SETTLED = 12.5
@@ -75,9 +75,9 @@ class Systemd:
                     return True
         return False
 
-    def insist(self, unit: str, prop: str, value: Optional[str]) -> None:
+    def override(self, unit: str, prop: str, value: Optional[str]) -> None:
         """Put a list in a drop-in that is read after all others; None takes it away."""
-        path = f"{RUNTIME}/{unit}.d/{LAST_WORD}-{prop}.conf"
+        path = f"{RUNTIME}/{unit}.d/{FINAL_DROP_IN}-{prop}.conf"
         if value is not None:
             section = unit.rpartition(".")[2].capitalize()
             self._host.save(path, f"[{section}]\n{prop}=\n{prop}={value.replace(',', ' ')}\n")
@@ -85,9 +85,9 @@ class Systemd:
             self._reload_is_due(unit)
             self._host.remove(path)
 
-    def insisted(self, unit: str, prop: str) -> Optional[str]:
+    def override_value(self, unit: str, prop: str) -> Optional[str]:
         """The list of that drop-in; None where there is none."""
-        return self._listed(f"{RUNTIME}/{unit}.d/{LAST_WORD}-{prop}.conf", prop)
+        return self._listed(f"{RUNTIME}/{unit}.d/{FINAL_DROP_IN}-{prop}.conf", prop)
 
     def active(self, unit: str) -> bool:
         """Whether systemd runs a unit: somebody else may have made a cgroup of such a name."""
@@ -120,9 +120,9 @@ class Systemd:
         return format_list(parse_list(",".join(values[-1].replace(",", " ").split()))) if values else ""
 
     def drop_runtime_value(self, unit: str, prop: str) -> None:
-        """Remove what set_property left behind; `settle` then makes systemd forget it."""
+        """Remove what set_property left behind; `reload_if_due` then makes systemd forget it."""
         self._reload_is_due(unit)
-        self.insist(unit, prop, None)
+        self.override(unit, prop, None)
         path = self.drop_in(unit, prop)
         if path:
             self._host.remove(path)
@@ -132,7 +132,7 @@ class Systemd:
         if unit not in due:
             self._host.save(RELOAD_DUE, " ".join([*due, unit]), 0o600)
 
-    def settle(self) -> None:
+    def reload_if_due(self) -> None:
         """Make systemd forget drop-ins that were removed, even by a run that was killed since.
 
         A reload takes in whatever else was changed on disk and is slow, so only where systemd says that it is needed:
@@ -166,9 +166,9 @@ class RuntimeDropIn(Kind):
 
     def read(self, name: str) -> Optional[str]:
         """The CPU list of the drop-in."""
-        insisted = self._systemd.insisted(name, self._prop)
-        if insisted is not None:
-            return insisted + INSISTED
+        overriding = self._systemd.override_value(name, self._prop)
+        if overriding is not None:
+            return overriding + OVERRIDDEN
         value = self._systemd.runtime_value(name, self._prop)
         return "none" if value is None else value
 
@@ -177,10 +177,10 @@ class RuntimeDropIn(Kind):
         if value == "none":
             self._systemd.drop_runtime_value(name, self._prop)
             return
-        cpus = value.replace(INSISTED, "")
+        cpus = value.replace(OVERRIDDEN, "")
         if self._systemd.runtime_value(name, self._prop) != cpus:
             self._systemd.set_property(name, self._prop, cpus)
-        self._systemd.insist(name, self._prop, cpus if value.endswith(INSISTED) else None)
+        self._systemd.override(name, self._prop, cpus if value.endswith(OVERRIDDEN) else None)
 
     def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
         """Last of what touches a unit, before its cgroup goes."""
@@ -196,4 +196,4 @@ class RuntimeDropIn(Kind):
 
     def valid_value(self, value: str) -> bool:
         """A CPU list, insisted or not, or none."""
-        return value == "none" or super().valid_value(value.replace(INSISTED, ""))
+        return value == "none" or super().valid_value(value.replace(OVERRIDDEN, ""))

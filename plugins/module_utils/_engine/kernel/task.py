@@ -54,7 +54,7 @@ class Task(NamedTuple):
         return bool(self.flags & PF_NO_SETAFFINITY)
 
 
-def look(host: Host, task: int) -> Optional[Task]:
+def read_task(host: Host, task: int) -> Optional[Task]:
     """A thread, or the process of that id; None where it has ended."""
     text = host.read(f"/proc/{task}/stat")
     if not text:
@@ -67,7 +67,7 @@ def look(host: Host, task: int) -> Optional[Task]:
 
 def start_time(host: Host, task: int) -> Optional[int]:
     """When a task began, in clock ticks since boot; None where it has ended."""
-    found = look(host, task)
+    found = read_task(host, task)
     return found.start if found else None
 
 
@@ -77,9 +77,9 @@ def leader(host: Host, thread: int) -> int:
     return int(match.group(1)) if match else 0
 
 
-def keeps_its_place(host: Host, task: int) -> Optional[str]:
+def why_unmovable(host: Host, task: int) -> Optional[str]:
     """Why a task whose move was refused cannot be moved; None where it could be."""
-    found = look(host, task)
+    found = read_task(host, task)
     if found is None:
         return "it has ended"
     if found.is_kernel_thread:
@@ -91,7 +91,7 @@ class Affinity(Kind):
     """`task.affinity:TID:START`: the CPUs that one thread may run on."""
 
     family = "cgroup"
-    restless = True
+    volatile = True
 
     def __init__(self, host: Host) -> None:
         self._host = host

@@ -11,15 +11,15 @@ from __future__ import annotations
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
 
 from ..errors import IsolationError
-from ..journal import Claim, Step
-from ..steps.reserve_cpus import choose
+from ..model import Claim, Step
+from ..strategy import choose
 from ..text.cpus import NONE, CpuSet, format_list
 from ..text.domain_xml import PIN_VCPUS, Domain
 from ..text.expression import Expression, Topology, evaluate
 from .role_steps import items
 
 
-class Surroundings(NamedTuple):
+class HostContext(NamedTuple):
     """The host that a domain starts on."""
 
     topology: Topology
@@ -39,8 +39,8 @@ class Decision(NamedTuple):
     notes: List[str]
 
 
-def decide(domain: Domain, variables: Mapping[str, Any], around: Surroundings, makers: Sequence[str]) -> Decision:
-    """What a domain's start comes to. Only claims of these makers are changed. Raises IsolationError."""
+def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, creators: Sequence[str]) -> Decision:
+    """What a domain's start comes to. Only claims of these creators are changed. Raises IsolationError."""
     vcpus = _given(variables["isolate_vm_cpus"], around, "isolate_vm_cpus") or domain.vcpus
     if not vcpus:
         raise IsolationError(
@@ -51,7 +51,7 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: Surroundings, m
     cgroup = "/" + (variables["isolate_cgroup"] or domain.cgroup).strip("/")
     asked = variables["isolate_strategy"]
     strategy, _reason = choose(asked, around.version, around.release, cgroup)
-    there = lasting_partition(around, cgroup, makers)
+    there = lasting_partition(around, cgroup, creators)
     # Many a domain has its emulator where the host is. Then they share these CPUs, which a partition cannot do.
     shares = not wanted and not around.topology.online() - vcpus - emulator - _taken(around) and not there
     reasons = _reasons(domain, around, emulator, shares)
@@ -64,7 +64,7 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: Surroundings, m
         else:
             notes.append(f"a partition, though {' and '.join(reasons)}")
     if reasons and strategy != "partition":
-        changed = relaxed(around, cgroup, makers, emulators=not shares)
+        changed = relaxed(around, cgroup, creators, emulators=not shares)
     if shares and strategy != "partition":
         emulator = NONE
     pinned = domain.vcpus | domain.emulator
@@ -92,7 +92,7 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: Surroundings, m
     return Decision(items(complete), changed, notes)
 
 
-def _reasons(domain: Domain, around: Surroundings, emulator: CpuSet, shares: bool) -> List[str]:
+def _reasons(domain: Domain, around: HostContext, emulator: CpuSet, shares: bool) -> List[str]:
     """Why a partition would not do."""
     reasons = [f"in {', '.join(around.others)} runs what no CPUs are reserved for"] if around.others else []
     if shares:
@@ -102,8 +102,8 @@ def _reasons(domain: Domain, around: Surroundings, emulator: CpuSet, shares: boo
     return reasons
 
 
-def lasting_partition(around: Surroundings, cgroup: str, makers: Sequence[str]) -> CpuSet:
-    """The CPUs of the partition that a cgroup is in and that nobody may dissolve: asked for, or not of these makers."""
+def lasting_partition(around: HostContext, cgroup: str, creators: Sequence[str]) -> CpuSet:
+    """The CPUs of the partition that a cgroup is in and that must stay: asked for, or not of these creators."""
     found = NONE
     for claim in reserving(around.claims, cgroup).values():
         for step in claim.steps:
@@ -111,19 +111,19 @@ def lasting_partition(around: Surroundings, cgroup: str, makers: Sequence[str]) 
                 continue
             asked, path = step.arguments["strategy"], _path(step)
             is_partition = choose(asked, around.version, around.release, path)[0] == "partition"
-            if is_partition and (asked == "partition" or claim.maker not in makers):
+            if is_partition and (asked == "partition" or claim.created_by not in creators):
                 found |= _cpus_of(step, around)
     return found
 
 
-def relaxed(around: Surroundings, cgroup: str, makers: Sequence[str], emulators: bool) -> Dict[str, List[Step]]:
+def relaxed(around: HostContext, cgroup: str, creators: Sequence[str], emulators: bool) -> Dict[str, List[Step]]:
     """The claims that must let go of a partition around a cgroup, where they leave the choice, with steps that do.
 
     Unless `emulators`, they no longer reserve CPUs for emulators.
     """
     found = {}
     for name, claim in reserving(around.claims, cgroup).items():
-        if claim.maker in makers:
+        if claim.created_by in creators:
             steps = [_relax(step, around, emulators) if _reserves(step, cgroup) else step for step in claim.steps]
             if tuple(steps) != claim.steps:
                 found[name] = steps
@@ -143,7 +143,7 @@ def _path(step: Step) -> str:
     return "/" + str(step.arguments["cgroup"]).strip("/")
 
 
-def _relax(step: Step, around: Surroundings, emulators: bool) -> Step:
+def _relax(step: Step, around: HostContext, emulators: bool) -> Step:
     given = dict(step.arguments)
     if given["strategy"] == "auto" and choose("auto", around.version, around.release, _path(step))[0] == "partition":
         given["strategy"] = "slices"
@@ -152,18 +152,18 @@ def _relax(step: Step, around: Surroundings, emulators: bool) -> Step:
     return step._replace(arguments=given)
 
 
-def _taken(around: Surroundings) -> CpuSet:
+def _taken(around: HostContext) -> CpuSet:
     """The CPUs of the other claims."""
     steps = [step for claim in around.claims.values() for step in claim.steps if step.name == "reserve_cpus"]
     return NONE.union(*(_cpus_of(step, around) for step in steps))
 
 
-def _cpus_of(step: Step, around: Surroundings) -> CpuSet:
+def _cpus_of(step: Step, around: HostContext) -> CpuSet:
     """The CPUs that a step reserves, offline or not."""
     given = (step.arguments[option] for option in ("cpus", "emulator_cpus"))
     found = (evaluate(one, around.topology, "cpus", must_be_online=False) for one in given if one not in (None, "", []))
     return NONE.union(*found)
 
 
-def _given(expression: Expression, around: Surroundings, option: str) -> CpuSet:
+def _given(expression: Expression, around: HostContext, option: str) -> CpuSet:
     return NONE if expression in (None, "", []) else evaluate(expression, around.topology, option)

@@ -15,19 +15,20 @@ import os
 from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from ..errors import IsolationError
-from ..journal import FILE, Claim, Step
+from ..journal import FILE
 from ..kernel.host import Host
 from ..kernel.libvirt import Domains, check_name
+from ..model import Claim, Step
 from ..paths import DEFAULT, EVENTS_LOCK, TIMEOUT, domain_file
-from ..steps.catalog import fill, read_steps
+from ..steps.catalog import read_steps, validated
 from ..text.cpus import format_list
 from ..text.domain_xml import LIMIT, Domain, parse
 from ..transaction.engine import Engine
-from .claim import Surroundings, decide, lasting_partition, relaxed, reserving
+from .claim import HostContext, decide, lasting_partition, relaxed, reserving
 from .role_steps import VARIABLES
 
 # Nobody else's claims are changed or given back.
-MAKER = "libvirt"
+CREATED_BY = "libvirt"
 LONGEST_TIMEOUT = 3600  # seconds
 # A VM that has ended waits for nothing, and a claim that is not given back is worse than one that is given back late.
 RELEASE_TIMEOUT = 600
@@ -78,7 +79,7 @@ class Event:
             return []
         if self.operation != "prepare" and not self._host.exists(EVENTS_LOCK):
             return []
-        with alone(self._host):
+        with event_lock(self._host):
             if self.operation == "release":
                 return self._release()
             self.configure()  # it may have changed while this has waited
@@ -102,11 +103,11 @@ class Event:
             return []
         cgroup, around = self._domain().cgroup, self._around(self._engine())
         lines = []
-        there = lasting_partition(around, cgroup, (MAKER,))
+        there = lasting_partition(around, cgroup, (CREATED_BY,))
         if there:
             lines.append(f"{cgroup} is in a partition that has CPUs {format_list(there)}: it can have no others")
         elif around.version == 2:
-            lines += self._change(relaxed(around, cgroup, (MAKER,), emulators=True))
+            lines += self._change(relaxed(around, cgroup, (CREATED_BY,), emulators=True))
         return lines
 
     def _prepare(self) -> List[str]:
@@ -114,13 +115,13 @@ class Event:
         around = self._around(engine)
         cgroup = "/" + (self._variables["isolate_cgroup"] or domain.cgroup).strip("/")
         # Where somebody else's claim is for this cgroup, that says that all in it are VMs with CPUs of theirs.
-        if all(claim.maker == MAKER for claim in reserving(around.claims, cgroup).values()):
+        if all(claim.created_by == CREATED_BY for claim in reserving(around.claims, cgroup).values()):
             around = around._replace(others=_others(engine, cgroup, around.claims))
-        decision = decide(domain, self._variables, around, (MAKER,))
+        decision = decide(domain, self._variables, around, (CREATED_BY,))
         lines = decision.notes
         try:
             lines += self._change(decision.changed)
-            outcome = self._engine().apply(self.name, read_steps(decision.items), maker=MAKER)
+            outcome = self._engine().apply(self.name, read_steps(decision.items), created_by=CREATED_BY)
         except IsolationError:
             self._change({name: around.claims[name].steps for name in decision.changed})
             raise
@@ -131,19 +132,19 @@ class Event:
         )
         return lines + outcome.warnings
 
-    def _around(self, engine: Engine) -> Surroundings:
-        claims = {name: claim for name, claim in engine.store.load().claims.items() if name != self.name}
+    def _around(self, engine: Engine) -> HostContext:
+        claims = {name: claim for name, claim in engine.journal_file.load().claims.items() if name != self.name}
         resources = engine.resources
-        return Surroundings(resources.topology, resources.cgroups.version, os.uname().release, claims)
+        return HostContext(resources.topology, resources.cgroups.version, os.uname().release, claims)
 
     def _change(self, claims: Mapping[str, Sequence[Step]]) -> List[str]:
         """Have claims of libvirt go on with other steps."""
         for name, steps in claims.items():
-            self._engine().apply(name, steps, maker=MAKER, acts=False)  # its VM runs
+            self._engine().apply(name, steps, created_by=CREATED_BY, acts=False)  # its VM runs
         return [f"the claim {name} goes on without a partition, for others are beside its domain" for name in claims]
 
     def _release(self) -> List[str]:
-        outcome = self._engine().revert([self.name], maker=MAKER)
+        outcome = self._engine().revert([self.name], created_by=CREATED_BY)
         if not outcome.notes["claims"]:
             return []
         left = [f"{address}: {reason}" for address, reason in sorted(outcome.skipped.items())]
@@ -159,7 +160,7 @@ class Event:
 
 
 @contextlib.contextmanager
-def alone(host: Host) -> Iterator[None]:
+def event_lock(host: Host) -> Iterator[None]:
     """One event at a time: what runs and what has claims must not change between looking and acting."""
     path = host.path(EVENTS_LOCK)
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
@@ -176,7 +177,7 @@ def _complete(path: str, text: str) -> Dict[str, Any]:
         given = json.loads(text)
         if not isinstance(given, dict):
             raise ValueError("it is no JSON object")
-        configured = fill(path, {**VARIABLES, **SETTINGS}, given)
+        configured = validated(path, {**VARIABLES, **SETTINGS}, given)
         if not 0 < configured["timeout"] <= LONGEST_TIMEOUT:
             raise ValueError(f"timeout is {configured['timeout']}; expected 1 to {LONGEST_TIMEOUT} seconds")
         return configured

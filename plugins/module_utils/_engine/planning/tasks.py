@@ -38,7 +38,7 @@ def move_all(state: State, source: str, target: str, kernel_threads: bool) -> st
         return target
 
     moving = [address for address, task in state.members(source) if decide(task)]
-    if state.author.claim and not state.standing:
+    if state.author.claim and not state.was_applied:
         for address in _residents(state, target):
             state.assign(address, target)
     for address in moving:
@@ -58,13 +58,13 @@ def _residents(state: State, target: str) -> List[str]:
     ]
 
 
-def lead_back(state: State, held: Set[str], places: Iterable[str]) -> None:
+def plan_return(state: State, held: Set[str], places: Iterable[str]) -> None:
     """Plan the way back from the places that leaving claims moved tasks to, before any other claim is planned.
 
     What its owner has moved elsewhere meanwhile stays there.
     """
     targets = {place for place in places if state.actual(f"cgroup.exists:{place}") == "present"}
-    back = {address: value for address, value in state.given_back.items() if address.startswith(PLACE)}
+    back = {address: value for address, value in state.restored.items() if address.startswith(PLACE)}
     if not back:
         return
     homes = set(back.values()) - targets
@@ -97,16 +97,16 @@ def lead_back(state: State, held: Set[str], places: Iterable[str]) -> None:
     for target, tasks in unknown.items():
         state.skip(f"{PLACE}:{target}", f"{len(tasks)} tasks stay, which no task that was moved has forked")
     elsewhere = {address for address, home in back.items() if state.actual(address) not in (None, home, *targets)}
-    state.given_back = {address: value for address, value in state.given_back.items() if address not in elsewhere}
+    state.restored = {address: value for address, value in state.restored.items() if address not in elsewhere}
 
 
-def leave_what_goes(state: State) -> None:
+def plan_evacuation(state: State) -> None:
     """Plan that what is left in a cgroup that goes away moves to its parent: the kernel removes none with tasks.
 
     On v2 only the root takes tasks beside cgroups with controllers; elsewhere a cgroup with tasks stays.
     """
     cgroups = state.resources.cgroups
-    for address, value in {**state.given_back, **state.planned}.items():
+    for address, value in {**state.restored, **state.planned}.items():
         kind, _colon, cgroup = address.partition(":")
         if kind != "cgroup.exists" or value != "absent" or state.get(address) != value:
             continue
@@ -148,11 +148,11 @@ def follow(state: State, task: Task, start: str) -> str:
     return place
 
 
-def follow_all(state: State) -> None:
+def resolve_targets(state: State) -> None:
     """Plan the end of each way, whatever the order of the steps that say where tasks go."""
     for address, place in state.planned.items():
         if address.startswith(PLACE) and place in state.sweeps:
-            task = state.look(int(address.split(":")[1]))
+            task = state.task(int(address.split(":")[1]))
             state.planned[address] = follow(state, task, place) if task else place
 
 
@@ -180,7 +180,7 @@ class Ancestry:
             for number in (task.id, leader(self._state.resources.host, task.id)):
                 if self._address(number):
                     return self._address(number), task
-            task = (self._state.look(task.parent) if task.parent > INIT else None) or task
+            task = (self._state.task(task.parent) if task.parent > INIT else None) or task
         for number in (number for one in line for number in (one.group, one.session)):
             if self._address(number):
                 return self._address(number), task
@@ -190,5 +190,5 @@ class Ancestry:
         starts = self._known.get(number)
         if not starts:
             return None
-        alive = self._state.look(number)
+        alive = self._state.task(number)
         return starts.get(alive.start) if alive else starts[max(starts)]

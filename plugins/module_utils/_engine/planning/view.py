@@ -14,10 +14,10 @@ from __future__ import annotations
 from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 from ..errors import IsolationError
-from ..journal import Claim, Journal
 from ..kernel.cgroup import FLAGS, parent_of
-from ..kernel.systemd import INSISTED
-from ..kernel.task import Task, look
+from ..kernel.systemd import OVERRIDDEN
+from ..kernel.task import Task, read_task
+from ..model import Claim, Journal
 from ..resources import PLACE, Resources
 from ..text.cpus import NONE, CpuSet, format_list, parse_list
 from ..text.expression import Expression, evaluate
@@ -47,12 +47,12 @@ class State:
     """Planned over given-back over actual values."""
 
     def __init__(
-        self, resources: Resources, journal: Journal, claims: Mapping[str, Claim], given_back: Mapping[str, str]
+        self, resources: Resources, journal: Journal, claims: Mapping[str, Claim], restored: Mapping[str, str]
     ) -> None:
         self.resources = resources
         self.journal = journal
         self.claims = claims
-        self.given_back = given_back
+        self.restored = restored
         self.planned: Dict[str, str] = {}
         self.author = NOBODY
         self.authors: Dict[str, Author] = {}
@@ -61,12 +61,12 @@ class State:
         self.notes: Dict[str, object] = {}
         self.warnings: List[str] = []
         # Whether the step being planned is of a claim that was made before.
-        self.standing = False
+        self.was_applied = False
         self.sweeps: Dict[str, Sweep] = {}  # by the cgroup that is swept
         self.returns: Dict[str, Sweep] = {}  # likewise, of what claims that leave had moved there
         self.following: Set[str] = set()  # addresses that go with what is given back, whatever else may change
         # Interrupts that were requested while the default was narrow: the value to give back to each.
-        self.born: Dict[str, str] = {}
+        self.requested_under_default: Dict[str, str] = {}
         # What reserve_cpus steps have asked for so far: reservations of several claims add up.
         self.reserved: Dict[str, CpuSet] = {}
         self.partition_types: Dict[str, str] = {}
@@ -90,8 +90,8 @@ class State:
         """The value that the steps so far lead to."""
         if address in self.planned:
             return self.planned[address]
-        if address in self.given_back:
-            return self.given_back[address]
+        if address in self.restored:
+            return self.restored[address]
         return self.actual(address) or ""
 
     def cpus(self, address: str) -> CpuSet:
@@ -118,7 +118,7 @@ class State:
     def children(self, cgroup: str) -> List[str]:
         """The cgroups directly below one, as the steps so far leave them."""
         found = set(self.resources.cgroups.children(cgroup))
-        for address, value in {**self.given_back, **self.planned}.items():
+        for address, value in {**self.restored, **self.planned}.items():
             kind, _colon, path = address.partition(":")
             if kind == "cgroup.exists" and path != "/" and parent_of(path) == cgroup:
                 (found.add if value == "present" else found.discard)(path)
@@ -130,10 +130,10 @@ class State:
         for child in self.children(cgroup):
             yield from self.tree(child)
 
-    def look(self, task: int) -> Optional[Task]:
+    def task(self, task: int) -> Optional[Task]:
         """A task, looked at once; None where it has ended."""
         if task not in self._seen:
-            self._seen[task] = look(self.resources.host, task)
+            self._seen[task] = read_task(self.resources.host, task)
         return self._seen[task]
 
     def members(self, cgroup: str) -> Iterator[Tuple[str, Task]]:
@@ -141,15 +141,15 @@ class State:
         if cgroup not in self._tasks:
             self._tasks[cgroup] = self._list(cgroup) if self.actual(f"cgroup.exists:{cgroup}") == "present" else []
         for number in self._tasks[cgroup]:
-            task = self.look(number)
+            task = self.task(number)
             if task:
                 address = f"{PLACE}:{task.name}"
                 self._actual[address] = self.resources.cgroups.place(number) if task.has_ended else cgroup
                 if self.get(address) == cgroup:
                     yield address, task
-        for address, value in {**self.given_back, **self.planned}.items():
+        for address, value in {**self.restored, **self.planned}.items():
             if value == cgroup and address.startswith(PLACE) and self.actual(address) not in (None, cgroup):
-                task = self.look(int(address.split(":")[1]))
+                task = self.task(int(address.split(":")[1]))
                 if task:
                     yield address, task
 
@@ -157,7 +157,7 @@ class State:
         """The tasks of a cgroup, listed again while all have ended before they were looked at: so fast some fork."""
         for _listing in range(LISTINGS):
             found = self.resources.cgroups.tasks(cgroup)
-            if not found or any(self.look(task) for task in found):
+            if not found or any(self.task(task) for task in found):
                 break
         return found
 
@@ -178,7 +178,7 @@ class State:
 
         One that went offline since a claim was made is no reason to forget the claim.
         """
-        return evaluate(expression, self.resources.topology, option, must_be_online=not self.standing)
+        return evaluate(expression, self.resources.topology, option, must_be_online=not self.was_applied)
 
     # What several steps say of a cpuset, said once.
 
@@ -198,7 +198,7 @@ class State:
         unit = self.resources.cgroups.owner(cgroup)
         if unit:
             overruled = self.resources.systemd.overruled(unit, drop_in.partition(".")[2])
-            self.assign(f"{drop_in}:{unit}", value + INSISTED if overruled else value)
+            self.assign(f"{drop_in}:{unit}", value + OVERRIDDEN if overruled else value)
 
     def need(self, cgroup: str) -> None:
         """Plan that a cgroup exists and can take tasks: each from the root down to it.
@@ -221,5 +221,5 @@ class State:
                         self.assign(f"{kind}:{path}", self.get(f"{kind}:{parent}"))
                 for flag, initial in FLAGS.items():
                     # Set by a claim that leaves, on a cpuset that was not there and now stays.
-                    if self.given_back.get(f"cgroup.{flag}:{path}") == "":
+                    if self.restored.get(f"cgroup.{flag}:{path}") == "":
                         self.assign(f"cgroup.{flag}:{path}", initial)

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ..errors import IsolationError
-from ..journal import Step
+from ..model import Step
 from . import (
     compact_memory,
     cpu_governor,
@@ -53,10 +53,10 @@ def complete(name: str, given: Mapping[str, Any]) -> Dict[str, Any]:
     """A step's arguments with the defaults of those that are missing. Raises IsolationError."""
     if name not in STEPS:
         raise IsolationError(f"there is no step {name!r}; there are {', '.join(STEPS)}")
-    return fill(name, STEPS[name].ARGUMENTS, given)
+    return validated(name, STEPS[name].ARGUMENTS, given)
 
 
-def fill(what: str, spec: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> Dict[str, Any]:
+def validated(what: str, spec: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> Dict[str, Any]:
     """Options with the defaults of those that are missing, where no Ansible checks them. Raises IsolationError."""
     unknown = set(given) - set(spec)
     if unknown:

@@ -12,10 +12,10 @@ from typing import Any, Dict, List, Mapping
 
 from ..errors import IsolationError
 from ..kernel.cgroup import FLAGS, parent_of
-from ..kernel.memory import parse_nodes
 from ..planning.tasks import move_all
 from ..planning.view import State
 from ..text.cpus import CpuSet, format_list
+from ..text.nodes import parse_nodes
 
 ARGUMENTS: Dict[str, Any] = {
     "path": {"type": "str", "required": True},

@@ -97,7 +97,7 @@ def _inherit(state: State, address: str) -> None:
     wide = state.journal.baseline.get(DEFAULT)
     known = any(address in claim.holds for claim in state.journal.claims.values())
     if wide is not None and not known and state.actual(address) == state.actual(DEFAULT) != wide:
-        state.born[address] = wide
+        state.requested_under_default[address] = wide
 
 
 def _changed(state: State, address: str, operation: str, cpus: CpuSet) -> str:
@@ -115,13 +115,13 @@ def _changed(state: State, address: str, operation: str, cpus: CpuSet) -> str:
     return format_list(online - state.masked)
 
 
-def heirs(state: State, held: Set[str]) -> None:
+def inheritors(state: State, held: Set[str]) -> None:
     """Give interrupts that were requested while the default was narrowed what the default is given back to.
 
     They inherited the narrow default and have no 'before'.
     """
     narrow, wide = state.actual(DEFAULT), state.get(DEFAULT)
-    if DEFAULT not in state.given_back or narrow == wide:
+    if DEFAULT not in state.restored or narrow == wide:
         return
     for number in state.resources.irqs.numbers():
         address = f"irq.affinity:{number}"

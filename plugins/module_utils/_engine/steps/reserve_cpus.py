@@ -9,15 +9,15 @@
 from __future__ import annotations
 
 import os
-import re
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping
 
 from ..errors import IsolationError
 from ..kernel.cgroup import parent_of
-from ..kernel.memory import parse_nodes
 from ..planning.tasks import move_all
 from ..planning.view import State
+from ..strategy import choose
 from ..text.cpus import NONE, CpuSet, format_list, parse_list
+from ..text.nodes import parse_nodes
 
 ARGUMENTS: Dict[str, Any] = {
     "cpus": {"type": "raw", "required": True},
@@ -29,32 +29,6 @@ ARGUMENTS: Dict[str, Any] = {
     "host_mems": {"type": "raw"},
     "memory_migrate": {"type": "bool", "default": False},
 }
-
-# Since 6.1 a partition can be isolated, and says so when the kernel takes it away.
-WORKING_PARTITIONS = (6, 1)
-
-
-def choose(asked: str, version: int, release: str, cgroup: str = "/machine.slice") -> Tuple[str, str]:
-    """The strategy, and why: `version` is that of the cpuset controller's cgroup, `release` the kernel's."""
-    if version == 0:
-        raise IsolationError("this kernel has no cgroup with a cpuset controller; enable CONFIG_CPUSETS")
-    if version == 1:
-        if asked in ("auto", "tasks"):
-            return "tasks", "the cpuset controller is on cgroup v1"
-        raise IsolationError(
-            f"strategy {asked}: this host's cpuset controller is on cgroup v1; use strategy auto or tasks, or boot the"
-            " host with systemd.unified_cgroup_hierarchy=1"
-        )
-    if asked == "tasks":
-        raise IsolationError("strategy tasks: this host has cgroup v2; use strategy auto, partition or slices")
-    if asked != "auto":
-        return asked, "as asked"
-    if parent_of(cgroup) != "/":
-        return "slices", f"cgroup v2, but a partition can be made below the root only, and not of {cgroup}"
-    match = re.match(r"(\d+)\.(\d+)", release)
-    if match and (int(match.group(1)), int(match.group(2))) >= WORKING_PARTITIONS:
-        return "partition", f"cgroup v2, and Linux {release} has isolated cpuset partitions"
-    return "slices", f"cgroup v2, but Linux {release} has no isolated cpuset partitions (they came with 6.1)"
 
 
 def plan(arguments: Mapping[str, Any], state: State) -> None:

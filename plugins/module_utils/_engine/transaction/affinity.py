@@ -34,7 +34,7 @@ def fit(wish: CpuSet, room: CpuSet) -> CpuSet:
     return (wish & room) or room
 
 
-def wish_of(pin: Pin, recorded: Optional[CpuSet], everything: CpuSet) -> CpuSet:
+def requested_affinity(pin: Pin, recorded: Optional[CpuSet], everything: CpuSet) -> CpuSet:
     """What a thread asked for: the recorded wish, unless its owner has changed the affinity since.
 
     It is unchanged where the thread has what we gave it, or what the kernel resets a thread to. One that has all of its
@@ -54,7 +54,7 @@ def targets(
     """
     result = {}
     for pin in pins:
-        wish = certain.get(pin.name) or wish_of(pin, recorded.get(pin.name), everything)
+        wish = certain.get(pin.name) or requested_affinity(pin, recorded.get(pin.name), everything)
         result[pin.name] = (wish, fit(wish, pin.after))
     return result
 

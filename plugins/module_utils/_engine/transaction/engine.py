@@ -11,12 +11,13 @@ from __future__ import annotations
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import IsolationError, TimeLimit
-from ..journal import Claim, Journal, Step, Store
+from ..journal import JournalFile
 from ..kernel.host import Host
+from ..model import Change, Claim, Journal, Step
 from ..resources import PLACE, THREAD, Resources
 from ..steps.catalog import STEPS, complete
 from ..text.cpus import format_list, parse_list
-from .fold import Change, Plan, fold
+from .fold import Plan, fold
 from .writer import Writer
 
 LOCK_TIMEOUT = 60.0
@@ -48,18 +49,18 @@ class Engine:
         self.host = host
         self._lock_timeout = lock_timeout
         self.resources = Resources(host)
-        self.store = Store(host, self.resources.check, complete)
+        self.journal_file = JournalFile(host, self.resources.check, complete)
 
     def apply(
-        self, claim: str, steps: Sequence[Step], check: bool = False, maker: str = "", acts: bool = True
+        self, claim: str, steps: Sequence[Step], check: bool = False, created_by: str = "", acts: bool = True
     ) -> Outcome:
         """Make a claim, or bring the host back to it; with `check`, only tell what that would change.
 
         Without `acts`, its actions do not run. Raises IsolationError, with the host as it was before.
         """
-        with self.store.locked(self._lock_timeout):
+        with self.journal_file.locked(self._lock_timeout):
             journal = self._load(check)
-            return self._apply(journal, claim, tuple(steps), tuple(steps) if acts else (), check, maker)
+            return self._apply(journal, claim, tuple(steps), tuple(steps) if acts else (), check, created_by)
 
     def _apply(
         self,
@@ -68,19 +69,19 @@ class Engine:
         steps: Tuple[Step, ...],
         acting: Tuple[Step, ...],
         check: bool,
-        maker: str = "",
+        created_by: str = "",
     ) -> Outcome:
         """Make the claim these steps; those of `acting` that are actions run where anything is to be done."""
         if not claim.isprintable() or not claim.strip() or len(claim) > 255:
             raise IsolationError(f"claim: {claim[:40]!r} is no name; expected 1 to 255 printable characters")
         old = journal.claims.get(claim)
-        if old and old.maker != maker:
-            whose = f"it is {old.maker}'s" if old.maker else f"{maker} did not make it"
+        if old and old.created_by != created_by:
+            whose = f"it is {old.created_by}'s" if old.created_by else f"{created_by} did not make it"
             raise IsolationError(
                 f"claim: there is a claim {claim!r} already, and {whose}; take another name, or restore it first"
             )
         claims = dict(journal.claims)
-        claims[claim] = Claim(steps, old.holds if old else (), maker)
+        claims[claim] = Claim(steps, old.holds if old else (), created_by)
         changed_claim = old is None or old.steps != steps
         # A claim that only grows gives nothing back.
         leaving = [old] if old and old.steps != steps[: len(old.steps)] else []
@@ -93,7 +94,7 @@ class Engine:
 
     def extend(self, claim: str, step: Step, check: bool = False) -> Outcome:
         """Add a step to a claim, unless it is there already; the claim's other steps stand."""
-        with self.store.locked(self._lock_timeout):
+        with self.journal_file.locked(self._lock_timeout):
             journal = self._load(check)
             old = journal.claims.get(claim)
             steps = old.steps if old else ()
@@ -110,7 +111,7 @@ class Engine:
 
     def once(self, step: Step, check: bool = False) -> Outcome:
         """Carry out one step that no claim owns: it is not journalled, `Outcome.prior` leads back."""
-        with self.store.locked(self._lock_timeout):
+        with self.journal_file.locked(self._lock_timeout):
             journal = self._load(check)
             claims = {**journal.claims, UNCLAIMED: Claim((step,), ())}
             plan = fold(self.resources, journal, claims, {}, only=lambda _address, author: author.claim == UNCLAIMED)
@@ -123,19 +124,19 @@ class Engine:
                 done = [*plan.changes, *writer.swept.get(UNCLAIMED, [])]
                 back = self._fold_prior(journal, {change.address: change.before for change in done})
                 undo = Writer(self.resources, back.state)
-                raise _rolled_back(error, undo.give_back(back), undo.skipped) from error
+                raise _rolled_back(error, undo.restore(back), undo.skipped) from error
             return self._outcome(plan, (step,), actions, writer)
 
     def revert(
-        self, names: Optional[Iterable[str]] = None, check: bool = False, maker: Optional[str] = None
+        self, names: Optional[Iterable[str]] = None, check: bool = False, created_by: Optional[str] = None
     ) -> Outcome:
         """Give back what claims hold (all claims where None), but for what the others still want.
 
-        With `maker`, only claims of that program.
+        With `created_by`, only claims of that program.
         """
-        with self.store.locked(self._lock_timeout):
+        with self.journal_file.locked(self._lock_timeout):
             journal = self._load(check)
-            there = [name for name in journal.claims if maker in (None, journal.claims[name].maker)]
+            there = [name for name in journal.claims if created_by in (None, journal.claims[name].created_by)]
             leaving = [name for name in (there if names is None else names) if name in there]
             unknown = [name for name in names or () if name not in there]
             warnings = self._warnings()
@@ -151,41 +152,41 @@ class Engine:
                 return self._outcome(plan, (), {})._replace(changed=True)
             recorded = _recorded(journal, journal.claims, plan)
             if recorded != journal:
-                self.store.save(recorded)
+                self.journal_file.save(recorded)
             writer = Writer(self.resources, plan.state)
-            failures = writer.give_back(plan)
+            failures = writer.restore(plan)
             if failures:
                 raise IsolationError(
                     f"not everything could be given back: {'; '.join(failures)}. The rest is back, and the journal"
                     " still knows these: mend the cause and restore again"
                 )
             left = recorded._replace(claims={name: recorded.claims[name] for name in claims})
-            self.store.save(_pruned(*_with_swept(left, plan, writer.swept), writer.skipped))
+            self.journal_file.save(_pruned(*_with_swept(left, plan, writer.swept), writer.skipped))
             return self._outcome(plan, (), {}, writer)._replace(changed=True)
 
     def restore_prior(self, prior: Mapping[str, str], check: bool = False) -> Outcome:
         """Write back values that a module returned as `prior`. Raises IsolationError where one is not to be trusted."""
         for address, value in prior.items():
             self.resources.check(address, value)
-        with self.store.locked(self._lock_timeout):
+        with self.journal_file.locked(self._lock_timeout):
             journal = self._load(check)
             plan = self._fold_prior(journal, prior)
             if check:
                 return self._outcome(plan, (), {})
             writer = Writer(self.resources, plan.state)
-            failures = writer.give_back(plan)
+            failures = writer.restore(plan)
             if failures:
                 raise IsolationError(f"not everything could be given back: {'; '.join(failures)}")
             return self._outcome(plan, (), {}, writer)
 
     def inspect(self) -> Tuple[Journal, Outcome]:
         """The journal, and as an outcome the drift: every setting that the claims would have otherwise."""
-        with self.store.locked(self._lock_timeout):
-            journal = self.store.load()
+        with self.journal_file.locked(self._lock_timeout):
+            journal = self.journal_file.load()
             return journal, self._outcome(self._fold(journal, journal.claims, []), (), {})
 
     def _load(self, check: bool) -> Journal:
-        journal = self.store.load()
+        journal = self.journal_file.load()
         if not check:
             self.resources.cgroups.finish()
         return journal
@@ -194,9 +195,9 @@ class Engine:
         held = {address for claim in leaving for address in claim.holds}
         # Reservations add up in the cpusets of all, so those start from their baseline together.
         together = ("cgroup.", "systemd.") if any(address.startswith("cgroup.") for address in held) else ()
-        given_back = {a: value for a, value in journal.baseline.items() if a in held or a.startswith(together)}
+        restored = {a: value for a, value in journal.baseline.items() if a in held or a.startswith(together)}
         steps = [step for claim in leaving for step in claim.steps]
-        return fold(self.resources, journal, claims, given_back, leaving=steps)
+        return fold(self.resources, journal, claims, restored, leaving=steps)
 
     def _fold_prior(self, journal: Journal, prior: Mapping[str, str]) -> Plan:
         """What leads back to saved values, as far as the claims do not want otherwise."""
@@ -219,7 +220,7 @@ class Engine:
         before = journal
         try:
             journal = _recorded(journal, claims, plan)
-            self.store.save(journal)
+            self.journal_file.save(journal)
             try:
                 actions = writer.run(plan, steps, claim)
             finally:
@@ -228,7 +229,7 @@ class Engine:
                 now = journal.claims[claim]._replace(holds=tuple(plan.holds[claim]))
                 journal = journal._replace(claims={**journal.claims, claim: now})
             pruned = _pruned(journal, plan, writer.skipped)
-            self.store.save(pruned._replace(refused={**plan.state.skipped, **writer.lasting}))
+            self.journal_file.save(pruned._replace(refused={**plan.state.skipped, **writer.lasting}))
         except (IsolationError, TimeLimit) as error:
             raise _rolled_back(error, *self._roll_back(before, journal, claim)) from error
         return self._outcome(plan, steps, actions, writer)._replace(changed=True)
@@ -239,7 +240,7 @@ class Engine:
             return [], {}
         plan = self._fold(now, before.claims, [now.claims[claim]])
         writer = Writer(self.resources, plan.state)
-        failures = writer.give_back(plan)
+        failures = writer.restore(plan)
         if not failures:
             # Other claims may have been brought up to date meanwhile: what they hold more is owed, too.
             claims = {name: before.claims[name] if name == claim else now.claims[name] for name in before.claims}
@@ -247,13 +248,13 @@ class Engine:
             baseline = {address: value for address, value in now.baseline.items() if address not in right}
             back = now._replace(baseline=baseline, claims=claims, refused=before.refused)
             try:
-                self.store.save(_pruned(*_with_swept(back, plan, writer.swept), writer.skipped))
+                self.journal_file.save(_pruned(*_with_swept(back, plan, writer.swept), writer.skipped))
             except IsolationError as error:
                 failures.append(str(error))
         return failures, writer.skipped
 
     def _warnings(self) -> List[str]:
-        return [self.store.warning] if self.store.warning else []
+        return [self.journal_file.warning] if self.journal_file.warning else []
 
     def _outcome(
         self,
@@ -285,9 +286,9 @@ def _recorded(journal: Journal, claims: Mapping[str, Claim], plan: Plan) -> Jour
     # A controller that is on is held where it is right, too: systemd may take it away.
     held = {address for holds in plan.holds.values() for address in holds if address.startswith("cgroup.controller:")}
     baseline.update({address: plan.state.actual(address) or "" for address in held})
-    baseline.update(plan.state.born)
+    baseline.update(plan.state.requested_under_default)
     baseline.update(journal.baseline)
-    baseline.update(plan.wishes)
+    baseline.update(plan.requested)
     merged = {
         name: claim._replace(holds=tuple(sorted({*claim.holds, *plan.holds.get(name, ())})))
         for name, claim in claims.items()
@@ -300,14 +301,14 @@ def _with_swept(journal: Journal, plan: Plan, swept: Mapping[str, List[Change]])
     """The journal and the plan with what was forked while tasks were moved."""
     first = {c.address: c.before for changes in swept.values() for c in reversed(changes)}  # where one moved on
     places = {address: before for address, before in first.items() if address.startswith(PLACE)}
-    wishes = {address: before for address, before in first.items() if address.startswith(THREAD)}
+    requested = {address: before for address, before in first.items() if address.startswith(THREAD)}
     holds = {name: plan.holds[name] | {change.address for change in swept.get(name, ())} for name in plan.holds}
     claims = {
         name: claim._replace(holds=tuple(sorted({*claim.holds, *holds.get(name, ())})))
         for name, claim in journal.claims.items()
     }
-    baseline = {**places, **journal.baseline, **wishes}
-    plan = plan._replace(holds=holds, wishes={**plan.wishes, **wishes})
+    baseline = {**places, **journal.baseline, **requested}
+    plan = plan._replace(holds=holds, requested={**plan.requested, **requested})
     return journal._replace(baseline=baseline, claims=claims), plan
 
 
@@ -322,7 +323,7 @@ def _pruned(journal: Journal, plan: Plan, skipped: Mapping[str, str]) -> Journal
     claims = {}
     for name, claim in journal.claims.items():
         holds = {*plan.holds[name], *owed, *claim.holds}
-        alive = (a for a in holds if not a.startswith(THREAD) or a in plan.wishes)
+        alive = (a for a in holds if not a.startswith(THREAD) or a in plan.requested)
         claims[name] = claim._replace(holds=tuple(sorted(alive)))
     held = {address for claim in claims.values() for address in claim.holds}
     baseline = {address: value for address, value in journal.baseline.items() if address in held}

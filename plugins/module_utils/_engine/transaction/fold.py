@@ -14,24 +14,16 @@ from __future__ import annotations
 from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..errors import IsolationError
-from ..journal import Claim, Journal, Step
 from ..kernel.cgroup import parent_of
 from ..kernel.host import Host
-from ..kernel.task import Task, look
-from ..planning.tasks import follow_all, lead_back, leave_what_goes
+from ..kernel.task import Task, read_task
+from ..model import Change, Claim, Journal, Step
+from ..planning.tasks import plan_evacuation, plan_return, resolve_targets
 from ..planning.view import NOBODY, Author, State
 from ..resources import PLACE, THREAD, Resources
 from ..steps.catalog import STEPS, destinations
 from ..text.cpus import NONE, CpuSet, format_list, parse_list
 from .affinity import Pin, Tree, effective_cpus, targets
-
-
-class Change(NamedTuple):
-    """One setting that is not as it should be."""
-
-    address: str
-    before: str
-    after: str
 
 
 class Plan(NamedTuple):
@@ -41,7 +33,7 @@ class Plan(NamedTuple):
     # What is right, and must still be when the cpusets have changed: threads' affinities, drop-ins.
     keeps: List[Change]
     state: State
-    wishes: Dict[str, str]  # thread affinities to record, by address
+    requested: Dict[str, str]  # thread affinities to record, by address
     holds: Dict[str, Set[str]]
 
 
@@ -49,7 +41,7 @@ def fold(
     resources: Resources,
     journal: Journal,
     claims: Mapping[str, Claim],
-    given_back: Mapping[str, str],
+    restored: Mapping[str, str],
     *,
     leaving: Sequence[Step] = (),
     only: Optional[Callable[[str, Author], bool]] = None,
@@ -57,35 +49,37 @@ def fold(
     """Plan all claims, one over the other.
 
     They are planned over the actual values, so what others may move (interrupts, within the host's CPUs) is
-    satisfied where it is. Only the settings of claims that leave or change, `given_back`, start from their baseline;
+    satisfied where it is. Only the settings of claims that leave or change, `restored`, start from their baseline;
     `leaving` are the steps of those claims. `only` limits what may change, by address and author.
     """
-    state = State(resources, journal, claims, given_back)
+    state = State(resources, journal, claims, restored)
     held = {address for claim in journal.claims.values() for address in claim.holds}
     for step in leaving:
-        if hasattr(STEPS[step.name], "heirs"):
-            STEPS[step.name].heirs(state, held)
+        if hasattr(STEPS[step.name], "inheritors"):
+            STEPS[step.name].inheritors(state, held)
     if leaving:
-        lead_back(state, held, destinations(leaving))
+        plan_return(state, held, destinations(leaving))
     for name, claim in claims.items():
         for position, step in enumerate(claim.steps):
             state.author = Author(name, position, step.name)
-            state.standing = name in journal.claims and journal.claims[name].steps[position : position + 1] == (step,)
+            state.was_applied = name in journal.claims and journal.claims[name].steps[position : position + 1] == (
+                step,
+            )
             try:
                 STEPS[step.name].plan(step.arguments, state)
             except IsolationError as error:
-                if not state.standing:
+                if not state.was_applied:
                     raise
                 # One claim must not keep another from being made or given back: what it holds stays as it is.
                 state.warnings.append(f"claim {name}, step {position + 1} ({step.name}) cannot be planned now: {error}")
-                state.given_back = {a: v for a, v in state.given_back.items() if a not in claim.holds}
+                state.restored = {a: v for a, v in state.restored.items() if a not in claim.holds}
     state.author = NOBODY
-    leave_what_goes(state)
-    follow_all(state)
+    plan_evacuation(state)
+    resolve_targets(state)
     if only:
         state.sweeps = {source: sweep for source, sweep in state.sweeps.items() if sweep.claim == NOBODY.claim}
-    given_back = state.given_back
-    wanted = {address: value for address, value in given_back.items() if not address.startswith(THREAD)}
+    restored = state.restored
+    wanted = {address: value for address, value in restored.items() if not address.startswith(THREAD)}
     wanted.update(state.planned)
     if only:
         wanted = {
@@ -104,21 +98,21 @@ def fold(
         for address, value in wanted.items()
         if narrows and address.startswith(("systemd.", "cgroup.controller:")) and state.actual(address) == value
     ]
-    wishes: Dict[str, str] = {}
-    certain = {a: v for a, v in given_back.items() if only and a.startswith(THREAD)}
+    requested: Dict[str, str] = {}
+    certain = {a: v for a, v in restored.items() if only and a.startswith(THREAD)}
     narrowing = state.narrowing | {name for name in journal.claims if _holds_threads(journal.claims[name])}
     if narrows or certain or (narrowing and not only) or NOBODY.claim in state.narrowing:
-        threads, wishes = _threads(resources, journal, state, changes, certain)
+        threads, requested = _threads(resources, journal, state, changes, certain)
         keeps += [thread for thread in threads if thread.before == thread.after] if narrows else []
         changes += [thread for thread in threads if thread.before != thread.after]
     for change in changes:
-        if change.address in journal.refused and change.address not in given_back:
+        if change.address in journal.refused and change.address not in restored:
             state.skip(change.address, journal.refused[change.address])
     changes = [change for change in changes if change.address not in state.skipped]
     holds = {name: set(state.holds.get(name, ())) for name in claims}
     for name in state.narrowing & set(claims):
-        holds[name].update(wishes)
-    return Plan(changes, keeps, state, wishes, holds)
+        holds[name].update(requested)
+    return Plan(changes, keeps, state, requested, holds)
 
 
 def _gone(state: State, address: str) -> bool:
@@ -142,14 +136,14 @@ def _threads(
     pins = _pins(resources, state, changes, set(recorded), parse_list(journal.kept_off))
     now = {pin.name: pin.cpus for pin in pins}
     found: List[Change] = []
-    wishes: Dict[str, str] = {}
+    requested: Dict[str, str] = {}
     meant = targets(pins, recorded, _affinities(certain), resources.topology.possible())
     for name, (wish, target) in sorted(meant.items()):
         address = f"{THREAD}:{name}"
-        wishes[address] = format_list(wish)
+        requested[address] = format_list(wish)
         found.append(Change(address, format_list(now[name]), format_list(target)))
         state.planned[address] = format_list(target)
-    return found, wishes
+    return found, requested
 
 
 def _affinities(values: Mapping[str, str]) -> Dict[str, CpuSet]:
@@ -191,7 +185,7 @@ def pinned(host: Host, thread: int, room: Optional[CpuSet]) -> Optional[Tuple[Ta
     cpus = host.affinity(thread)
     if cpus is None or cpus == room:
         return None
-    task = look(host, thread)
+    task = read_task(host, thread)
     return (task, cpus) if task and not task.is_bound else None
 
 
@@ -225,7 +219,7 @@ def _rooms_then(resources: Resources, state: State, tree: Tree) -> Dict[str, Cpu
     paths = {path for path, _children in tree}
     new = {
         address.partition(":")[2]
-        for address, value in {**state.given_back, **state.planned}.items()
+        for address, value in {**state.restored, **state.planned}.items()
         if address.startswith("cgroup.exists:") and value == "present"
     } - paths
     born: Dict[str, List[str]] = {}

@@ -12,17 +12,17 @@ import contextlib
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ..errors import Immovable, IsolationError
-from ..journal import Step
 from ..kernel.cpuset import MOVES
 from ..kernel.systemd import SETTLED
-from ..kernel.task import look
+from ..kernel.task import read_task
+from ..model import Change, Step
 from ..planning.tasks import follow
 from ..planning.view import State, Sweep
 from ..resources import PLACE, THREAD, Resources
 from ..steps.catalog import STEPS
 from ..text.cpus import CpuSet, format_list
 from .affinity import fit
-from .fold import Change, Plan
+from .fold import Plan
 
 # Right behind the moves.
 SWEEPS = MOVES + 0.5
@@ -68,13 +68,13 @@ class Writer:
                 raise IsolationError(f"step {int(position) + 1} ({step.name}): {error}") from error
         return told
 
-    def give_back(self, plan: Plan) -> List[str]:
+    def restore(self, plan: Plan) -> List[str]:
         """Write all that can be written. Returns a sentence for each that could not."""
         changes = plan.changes + plan.keeps
         failures = []
         for family in self._families(changes):
             failures += self._write_family(family, changes, stop=False)
-        self._resources.systemd.settle()  # also what a killed run left to be settled
+        self._resources.systemd.reload_if_due()  # also what a killed run left to be settled
         return failures
 
     def _family(self, change: Change) -> str:
@@ -96,7 +96,7 @@ class Writer:
         for stage, address, value in sorted(writes):
             try:
                 if stage >= SETTLED:
-                    self._resources.systemd.settle()
+                    self._resources.systemd.reload_if_due()
                 if stage == SWEEPS:
                     for sweeps in (self.state.sweeps, self.state.returns):
                         self._sweep(value, sweeps)
@@ -106,13 +106,13 @@ class Writer:
                 self.skipped[address] = str(reason)
                 self.lasting[address] = str(reason)
             except IsolationError as error:
-                if stop and address and self._resources.find(address)[0].may_refuse:
+                if stop and address and self._resources.find(address)[0].best_effort:
                     self.skipped[address] = self._sentence(address, str(error))
                     continue
                 failures.append(self._sentence(address, str(error)))
                 if stop:
                     return failures
-        self._resources.systemd.settle()
+        self._resources.systemd.reload_if_due()
         for change in changes:
             if self._family(change) == family and not failures:
                 failures += self._verify(change)
@@ -120,7 +120,7 @@ class Writer:
 
     def _write(self, address: str, value: str) -> None:
         kind, name = self._resources.find(address)
-        if not kind.rereads or not self._is_right(address, kind.read(name), value):
+        if not kind.reread_before_write or not self._is_right(address, kind.read(name), value):
             kind.write(name, value)
 
     def _sweep(self, source: str, sweeps: Mapping[str, Sweep]) -> None:
@@ -128,7 +128,7 @@ class Writer:
         if source not in sweeps:
             return
         cgroups = self._resources.cgroups
-        room = cgroups.room(source)
+        room = cgroups.effective_cpus(source)
         settled: Set[int] = set()
         written: Set[int] = set()
         listed: Set[int] = set()
@@ -151,7 +151,7 @@ class Writer:
         host, cgroups = self._resources.host, self._resources.cgroups
         task, target = None, sweep.everything_to
         if target is None or target in self.state.sweeps:
-            task = look(host, number)
+            task = read_task(host, number)
             if sweep is self.state.sweeps.get(source):
                 target = follow(self.state, task, source) if task else None
             else:
@@ -163,11 +163,11 @@ class Writer:
             self._write(f"{PLACE}:{number}:{task.start if task else 0}", target)
         except Immovable:
             return False
-        task = task or look(host, number)
+        task = task or read_task(host, number)
         if task:
             changes = self.swept.setdefault(sweep.claim, [])
             changes.append(Change(f"{PLACE}:{task.name}", source, target))
-            after = fit(before, cgroups.room(target)) if before and before != room else None
+            after = fit(before, cgroups.effective_cpus(target)) if before and before != room else None
             if before and after:
                 changes.append(Change(f"{THREAD}:{task.name}", format_list(before), format_list(after)))
                 with contextlib.suppress(Immovable):  # it has ended
@@ -180,7 +180,7 @@ class Writer:
 
     def _verify(self, change: Change) -> List[str]:
         kind, name = self._resources.find(change.address)
-        if kind.restless or change.address in self.skipped:
+        if kind.volatile or change.address in self.skipped:
             return []
         now = kind.read(name)
         if self._is_right(change.address, now, change.after):

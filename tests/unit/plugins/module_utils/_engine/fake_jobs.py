@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List, Optional, Set
 
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.journal import Step
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.model import Step
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.steps.catalog import STEPS
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel import (

@@ -617,7 +617,7 @@ class FakeKernel(Host):
         number = int(path.split("/")[3])
         return not (self.refuses_by_mode and number in self.managed)
 
-    def refuses(self, path: str, text: str) -> int:
+    def probe_errno(self, path: str, text: str) -> int:
         assert text == "?\n", "only what changes nothing may be tried"
         return errno.EIO if int(path.split("/")[3]) in self.managed else errno.EINVAL
 

@@ -14,14 +14,8 @@ from typing import Any, Callable
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.journal import (
-    FILE,
-    LOCK,
-    Claim,
-    Journal,
-    Step,
-    Store,
-)
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.journal import FILE, LOCK, JournalFile
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.model import Claim, Journal, Step
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, whole_job
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel import FakeKernel, booted
@@ -57,7 +51,7 @@ def refused(kernel: FakeKernel) -> str:
 
 def test_what_is_saved_is_what_is_loaded() -> None:
     with booted() as kernel:
-        store = Engine(kernel).store
+        store = Engine(kernel).journal_file
         claim = Claim((Step("compact_memory", {"nodes": ["0"]}),), ("irq.affinity:1",))
         journal = Journal({"irq.affinity:1": "0-7", "task.affinity:12:34": "3,5"}, {"vm": claim}, "4-7")
         with store.locked(1):
@@ -163,7 +157,7 @@ def test_a_journal_of_another_boot_is_discarded_with_a_word() -> None:
 
 def test_the_second_run_waits_and_then_says_who_holds_what() -> None:
     with booted() as kernel:
-        with Engine(kernel).store.locked(1), pytest.raises(IsolationError) as error:
+        with Engine(kernel).journal_file.locked(1), pytest.raises(IsolationError) as error:
             engine(kernel).apply("vm", JOB)
         assert f"another run has held {LOCK} for more than 0.1 s" in str(error.value)
         assert "raise lock_timeout" in str(error.value)
@@ -175,17 +169,17 @@ def test_of_two_runs_at_the_same_moment_the_second_waits_and_then_proceeds() -> 
     with booted() as kernel:
         order = []
 
-        def first(store: Store, held: threading.Event) -> None:
+        def first(store: JournalFile, held: threading.Event) -> None:
             with store.locked(1):
                 held.set()
                 time.sleep(0.1)
                 order.append("first")
 
         held = threading.Event()
-        other = threading.Thread(target=first, args=(Engine(kernel).store, held))
+        other = threading.Thread(target=first, args=(Engine(kernel).journal_file, held))
         other.start()
         held.wait()
-        with Engine(kernel).store.locked(5):
+        with Engine(kernel).journal_file.locked(5):
             order.append("second")
         other.join()
         assert order == ["first", "second"]

@@ -11,18 +11,18 @@ from typing import Any, Dict, List, Tuple
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.journal import Claim, Step
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.topology import CPU, SysfsTopology
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.claim import (
-    Surroundings,
+    HostContext,
     decide,
     lasting_partition,
     relaxed,
     reserving,
 )
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.role_steps import VARIABLES
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.steps.catalog import fill
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.steps.reserve_cpus import choose
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.model import Claim, Step
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.steps.catalog import validated
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.strategy import choose
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cpus import parse_list
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.domain_xml import Domain
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
@@ -36,9 +36,9 @@ def pinned(vcpus: str, emulator: str = "", cgroup: str = "/machine.slice") -> Do
     return Domain("win11", parse_list(vcpus), parse_list(emulator), cgroup)
 
 
-def around(tmp_path: Path, version: int = 2, release: str = ISOLATED, **more: Any) -> Surroundings:
+def around(tmp_path: Path, version: int = 2, release: str = ISOLATED, **more: Any) -> HostContext:
     """A host with 8 CPUs."""
-    return Surroundings(SysfsTopology(FakeHost(str(tmp_path), {f"{CPU}/online": "0-7"})), version, release, **more)
+    return HostContext(SysfsTopology(FakeHost(str(tmp_path), {f"{CPU}/online": "0-7"})), version, release, **more)
 
 
 def claim(
@@ -50,7 +50,7 @@ def claim(
     **variables: Any,
 ) -> Tuple[Dict[str, Any], List[str]]:
     """The arguments of its step reserve_cpus, and the notes."""
-    complete = fill("test", VARIABLES, {f"isolate_{name}": value for name, value in variables.items()})
+    complete = validated("test", VARIABLES, {f"isolate_{name}": value for name, value in variables.items()})
     decision = decide(domain, complete, around(tmp_path, version, release, others=others), ("libvirt",))
     (reserve,) = (item["reserve_cpus"] for item in decision.items if "reserve_cpus" in item)
     return reserve, decision.notes
@@ -75,7 +75,7 @@ def test_what_is_configured_comes_first(tmp_path: Path) -> None:
 
 
 def test_every_step_has_the_vcpus(tmp_path: Path) -> None:
-    steps = decide(pinned("4-5", "7"), fill("test", VARIABLES, {}), around(tmp_path), ()).items
+    steps = decide(pinned("4-5", "7"), validated("test", VARIABLES, {}), around(tmp_path), ()).items
     assert [next(iter(item)) for item in steps] == [
         "drop_caches",
         "cpu_governor",
@@ -172,7 +172,7 @@ def test_two_domains_whose_emulators_are_where_the_host_is_share_its_cpus(
 ) -> None:
     first = step("reserve_cpus", cpus="4-5", emulator_cpus="0-3")
     here = around(tmp_path, version, claims={"first": Claim((first,), (), "libvirt")})
-    decision = decide(pinned("6-7", "0-3"), fill("test", VARIABLES, {}), here, ("libvirt",))
+    decision = decide(pinned("6-7", "0-3"), validated("test", VARIABLES, {}), here, ("libvirt",))
     (reserve,) = (item["reserve_cpus"] for item in decision.items if "reserve_cpus" in item)
     assert told(reserve)[:3] == ("6-7", "", strategy)
     assert decision.changed == {"first": [changed(first, emulator_cpus="", strategy=strategy)]}
@@ -185,7 +185,7 @@ def test_an_emulator_that_is_configured_stays_reserved(tmp_path: Path) -> None:
 
 def decided(tmp_path: Path, domain: Domain, claims: Dict[str, Claim], **variables: Any) -> Dict[str, Any]:
     """The arguments of the step reserve_cpus of a domain that starts beside claims."""
-    complete = fill("test", VARIABLES, {f"isolate_{name}": value for name, value in variables.items()})
+    complete = validated("test", VARIABLES, {f"isolate_{name}": value for name, value in variables.items()})
     decision = decide(domain, complete, around(tmp_path, claims=claims, others=OTHERS), ("libvirt",))
     assert not decision.changed
     return next(item["reserve_cpus"] for item in decision.items if "reserve_cpus" in item)

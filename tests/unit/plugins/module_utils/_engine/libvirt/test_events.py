@@ -79,7 +79,7 @@ def test_domains_come_and_go() -> None:
         before = kernel.snapshot()
         lines = happens(kernel, "one", "prepare", xml("one", "4,5"))
         assert "strategy partition, CPUs of VMs 0,4-5, of the host 1-3,6-7" in lines[-1]
-        assert claims(kernel)["one"]["maker"] == "libvirt"
+        assert claims(kernel)["one"]["created_by"] == "libvirt"
         happens(kernel, "two", "prepare", xml("two", "6,7"))
         assert kernel.read(f"{CGROUP}/machine.slice/cpuset.cpus") == "0,4-7"
         assert happens(kernel, "one", "release")[0].endswith("settings given back")
@@ -158,7 +158,7 @@ def test_a_claim_of_that_name_that_others_made_stays_theirs() -> None:
         happens(kernel, "two", "prepare", xml("two", "4,5"))
         with pytest.raises(IsolationError, match="there is a claim 'two' already, and it is libvirt's"):
             engine(kernel).apply("two", whole_job("6-7", "auto"))
-        assert engine(kernel).revert(None, maker="libvirt").notes["claims"] == ["two"]
+        assert engine(kernel).revert(None, created_by="libvirt").notes["claims"] == ["two"]
         assert kernel.snapshot() == isolated
         assert engine(kernel).revert().notes["claims"] == ["one"]
 

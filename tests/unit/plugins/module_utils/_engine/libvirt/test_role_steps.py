@@ -15,9 +15,9 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors impo
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.role_steps import VARIABLES, items
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.steps.catalog import (
     complete,
-    fill,
     read_items,
     read_steps,
+    validated,
 )
 
 yaml = pytest.importorskip("yaml", reason="only a controller has PyYAML")
@@ -94,4 +94,4 @@ def test_the_variables_and_their_defaults_are_those_of_the_role() -> None:
 )
 def test_a_bad_option_is_one_sentence(given: Dict[str, Any], words: str) -> None:
     with pytest.raises(IsolationError, match=words):
-        fill("/x.json", VARIABLES, given)
+        validated("/x.json", VARIABLES, given)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.steps.reserve_cpus import choose
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.strategy import choose
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, step
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel import (
     CGROUP,

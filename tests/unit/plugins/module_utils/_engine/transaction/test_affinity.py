@@ -10,8 +10,8 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction
     Pin,
     effective_cpus,
     fit,
+    requested_affinity,
     targets,
-    wish_of,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,11 +30,11 @@ def test_a_thread_gets_of_its_wish_what_is_there_or_all_that_is(wish: frozenset,
 @given(some, some)
 def test_what_we_gave_and_what_the_kernel_resets_to_is_not_a_new_wish(wish: frozenset, room: frozenset) -> None:
     for cpus in (fit(wish, room), room):
-        assert wish_of(Pin("1:2", cpus, room, ALL), wish, ALL) == wish
+        assert requested_affinity(Pin("1:2", cpus, room, ALL), wish, ALL) == wish
 
 
 def test_what_the_owner_chose_since_is_the_wish() -> None:
-    assert wish_of(Pin("1:2", frozenset({1}), frozenset(range(4)), ALL), frozenset({3, 5}), ALL) == {1}
+    assert requested_affinity(Pin("1:2", frozenset({1}), frozenset(range(4)), ALL), frozenset({3, 5}), ALL) == {1}
 
 
 @given(some, some)

@@ -10,7 +10,7 @@ from typing import Any, List
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.journal import Step
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.model import Step
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import (
     engine,
     kill_at,

@@ -17,7 +17,7 @@ from typing import Any, Callable, List, Set
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.journal import Step
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.model import Step
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.steps.catalog import STEPS
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction import writer
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine, Outcome
