@@ -272,7 +272,7 @@ def _all_in(host: VirtualHost, name: str) -> None:
 def five_thousand_threads() -> None:
     """The fourth figure: what the engine asks of each thread, here, of threads of this process."""
     from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.host import Host
-    from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.fold import pinned
+    from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.threads import pinned
 
     done = threading.Event()
     threading.stack_size(64 << 10)

@@ -17,7 +17,7 @@ class IsolationError(Exception):
 
 
 class TimeLimit(Exception):
-    """An alarm that rings in the middle of anything. No IsolationError: what goes on after one must not go on now."""
+    """An alarm in the middle of anything. Not an IsolationError: what goes on after one must not go on now."""
 
 
 class Refused(IsolationError):
@@ -37,5 +37,17 @@ class Refused(IsolationError):
         return cls(where, value, f"{os.strerror(code)} ({name})", code)
 
 
-class Immovable(Exception):
-    """A setting that the kernel keeps for itself, or that is gone: skipped with this reason, never an error."""
+class Skipped(Exception):
+    """A setting that a kind does not change, for this reason; never an error.
+
+    `permanent` if the kernel keeps it as long as it exists, so that trying again is of no use.
+    """
+
+    def __init__(self, reason: str, permanent: bool = False) -> None:
+        self.permanent = permanent
+        super().__init__(reason)
+
+
+def sentence_of(error: BaseException) -> str:
+    """An exception as a part of a sentence: its text, if that was written for people, else with its name."""
+    return str(error) if isinstance(error, (IsolationError, TimeLimit)) else f"{type(error).__name__}: {error}"

@@ -12,59 +12,54 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
-import time
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Set, Tuple
 
 from .errors import IsolationError
-from .kernel.host import Host
-from .model import Claim, Journal, Step
+from .model import Address, Claim, Journal, Step
+from .paths import JOURNAL, LOCK
+from .resources import Resources
+from .text.cpus import parse_list
 
-DIRECTORY = "/run/vfio-isolation"
-FILE = f"{DIRECTORY}/journal.json"
-LOCK = f"{DIRECTORY}/lock"
 FORMAT = 1
 
 
 class JournalFile:
-    """Where the journal of one host is kept."""
+    """Where the journal of one host is kept.
 
-    def __init__(
-        self,
-        host: Host,
-        check: Callable[[str, object], None],
-        complete: Callable[[str, Dict[str, Any]], Dict[str, Any]],
-    ) -> None:
-        self._host = host
-        self._check = check
+    The keys in the file are an interface: the libvirt hook of an older version may read them. So what is `created_by`
+    here is `maker` there, and the permanent skips are `refused`.
+    """
+
+    def __init__(self, resources: Resources, complete: Callable[[str, Dict[str, Any]], Dict[str, Any]]) -> None:
+        """`complete` checks the arguments of a step and fills in defaults."""
+        self._host = resources.host
+        self._resources = resources
         self._complete = complete
-        self._checked: Dict[str, str] = {}  # once a run is enough
+        self._checked: Set[Tuple[str, str]] = set()  # once a run is enough
         self.warning: Optional[str] = None
 
     @contextlib.contextmanager
     def locked(self, timeout: float) -> Iterator[None]:
         """Hold the lock of this host, after waiting for it `timeout` seconds at most."""
-        directory = self._host.path(DIRECTORY)
-        try:
-            os.makedirs(directory, mode=0o700, exist_ok=True)
-            descriptor = os.open(self._host.path(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except PermissionError:
-            raise IsolationError("isolation needs root on the host; run this with become: true") from None
-        try:
-            _wait(descriptor, timeout)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._host.locked(LOCK, timeout))
+            except PermissionError:
+                raise IsolationError("isolation needs root on the host; run this with become: true") from None
+            except TimeoutError:
+                raise IsolationError(
+                    f"another run has held {LOCK} for more than {timeout:g} s; wait for its end, or raise lock_timeout"
+                ) from None
             yield
-        finally:
-            os.close(descriptor)
 
     def load(self) -> Journal:
-        """The journal; an empty one where there is none, or where it is of another boot (see `warning`).
+        """The journal; an empty one if there is none, or if it is of another boot (see `warning`).
 
-        Raises IsolationError where it cannot be trusted.
+        Raises IsolationError if it cannot be trusted.
         """
         try:
-            text = self._host.read_own(FILE)
+            text = self._host.read_own(JOURNAL)
         except PermissionError:
             raise IsolationError("isolation needs root on the host; run this with become: true") from None
         except IsolationError as error:
@@ -76,13 +71,13 @@ class JournalFile:
             if content["format"] != FORMAT:
                 raise self._foreign(f"its format is {content['format']!r}, this version reads {FORMAT}")
             if content["boot_id"] != self._boot_id():
-                self.warning = f"the journal {FILE} was of another boot, whose settings are gone: it was discarded"
+                self.warning = f"the journal {JOURNAL} was of another boot, whose settings are gone: it was discarded"
                 return Journal({}, {})
             return self._parse(content)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self._foreign(f"it cannot be read ({type(error).__name__}: {error})") from error
         except IsolationError as error:
-            raise error if str(error).startswith(FILE) else self._foreign(str(error)) from error
+            raise error if str(error).startswith(JOURNAL) else self._foreign(str(error)) from error
 
     def _parse(self, content: Any) -> Journal:
         claims: Dict[str, Claim] = {}
@@ -92,44 +87,51 @@ class JournalFile:
                 steps = tuple(Step(step, self._complete(step, arguments)) for step, arguments in given)
             except IsolationError as error:
                 raise IsolationError(f"claim {name!r}: {error}") from error
-            created_by = str(claim.get("created_by", claim.get("maker", "")))  # 0.1.0 called it maker
-            claims[name] = Claim(steps, tuple(str(address) for address in claim["holds"]), created_by)
-        baseline = dict(content["baseline"])
-        self._check_all(baseline)
-        return Journal(baseline, claims, str(content["kept_off"]), dict(content["refused"]))
+            holds = tuple(self._address(address) for address in claim["holds"])
+            claims[name] = Claim(steps, holds, str(claim.get("maker", "")))
+        baseline = dict(self._resources.parse(address, value) for address, value in content["baseline"].items())
+        self._checked.update(baseline.items())
+        skips = {self._address(address): str(reason) for address, reason in content["refused"].items()}
+        parse_list(content["kept_off"])
+        return Journal(baseline, claims, content["kept_off"], skips)
 
     @staticmethod
     def _foreign(why: str) -> IsolationError:
         return IsolationError(
-            f"{FILE} is not a journal to trust: {why}. Nothing was changed. Look at it, and remove it if what it"
+            f"{JOURNAL} is not a journal to trust: {why}. Nothing was changed. Look at it, and remove it if what it"
             " says is of no use; a reboot removes it and resets the host, too"
         )
 
     def _boot_id(self) -> str:
         return self._host.read("/proc/sys/kernel/random/boot_id") or ""
 
-    def _check_all(self, baseline: Mapping[str, str]) -> None:
-        for address, value in baseline.items():
-            if address not in self._checked or self._checked[address] != value:
-                self._check(address, value)
-                self._checked[address] = value
+    def _address(self, text: str) -> Address:
+        address = Address.parse(text)
+        self._resources.kind(address)
+        return address
+
+    def _check(self, baseline: Mapping[Address, str]) -> None:
+        for setting in baseline.items():
+            if setting not in self._checked:
+                self._resources.parse(*setting)
+                self._checked.add(setting)
 
     def save(self, journal: Journal) -> None:
         """Make the journal durable; without a claim there is nothing to keep, and the file goes."""
         if not journal.claims:
-            self._host.remove(FILE)
+            self._host.remove(JOURNAL)
             return
-        self._check_all(journal.baseline)  # what could not be read back must never be written
+        self._check(journal.baseline)  # what could not be read back must never be written
         content = {
             "format": FORMAT,
             "boot_id": self._boot_id(),
             "kept_off": journal.kept_off,
-            "refused": journal.refused,
+            "refused": journal.permanent_skips,
             "claims": {
                 name: {
                     "steps": [step._asdict() for step in claim.steps],
                     "holds": claim.holds,
-                    "created_by": claim.created_by,
+                    "maker": claim.created_by,
                 }
                 for name, claim in journal.claims.items()
             },
@@ -137,18 +139,4 @@ class JournalFile:
         }
         # A line each, for people; not indented, since Python encodes that ten times as slowly.
         lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
-        self._host.save(FILE, "{\n" + ",\n".join(lines) + "\n}\n", mode=0o600)
-
-
-def _wait(descriptor: int, timeout: float) -> None:
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise IsolationError(
-                    f"another run has held {LOCK} for more than {timeout:g} s; wait for its end, or raise lock_timeout"
-                ) from None
-            time.sleep(0.05)
+        self._host.save(JOURNAL, "{\n" + ",\n".join(lines) + "\n}\n", mode=0o600)

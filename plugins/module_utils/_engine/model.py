@@ -8,7 +8,40 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, NamedTuple, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+
+
+class Address(str):
+    """The address of one setting, `KIND:NAME`: a value, and at once the text that journals and results show.
+
+    Without a name it stands for all settings of a kind.
+    """
+
+    __slots__ = ("kind", "name")
+
+    kind: str
+    name: str
+
+    def __new__(cls, kind: str, name: Optional[str] = None) -> Address:
+        """The setting `name` of a kind."""
+        self = super().__new__(cls, kind if name is None else f"{kind}:{name}")
+        self.kind = kind
+        self.name = name or ""
+        return self
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """An address out of a journal or an option; whether there is such a kind and name, the table of kinds knows."""
+        kind, _colon, name = text.partition(":")
+        return cls(kind, name)
+
+
+Values = Mapping[Address, str]
+
+
+def of_kind(addresses: Iterable[Address], kind: str) -> Iterator[str]:
+    """The names of those settings that are of one kind."""
+    return (address.name for address in addresses if address.kind == kind)
 
 
 class Step(NamedTuple):
@@ -25,22 +58,62 @@ class Claim(NamedTuple):
     """
 
     steps: Tuple[Step, ...]
-    holds: Tuple[str, ...]
+    holds: Tuple[Address, ...]
     created_by: str = ""
 
 
 class Journal(NamedTuple):
     """Claims by name in the order in which they came, and the value of each setting before any of them."""
 
-    baseline: Dict[str, str]
+    baseline: Dict[Address, str]
     claims: Dict[str, Claim]
     kept_off: str = ""  # CPUs that threads of the root cgroup are kept off, as a CPU list
-    refused: Mapping[str, str] = {}  # what turned out to be immovable, with the reason: not tried again by every run
+    permanent_skips: Mapping[Address, str] = {}  # with the reason: not tried again by every run
 
 
 class Change(NamedTuple):
     """One setting that is not as it should be."""
 
-    address: str
+    address: Address
     before: str
     after: str
+
+
+class Skip(NamedTuple):
+    """A setting that is not changed, though a claim wants it otherwise."""
+
+    address: Address
+    reason: str
+    permanent: bool = False  # as long as the setting exists
+
+
+class Skips:
+    """The settings that a run does not change, the last word about each."""
+
+    def __init__(self, skips: Iterable[Skip] = ()) -> None:
+        self._skips = {skip.address: skip for skip in skips}
+
+    def add(self, address: Address, reason: str, permanent: bool = False) -> None:
+        """Skip one."""
+        self._skips[address] = Skip(address, reason, permanent)
+
+    def discard(self, address: Address) -> None:
+        """Say nothing of it any more."""
+        self._skips.pop(address, None)
+
+    def __contains__(self, address: Address) -> bool:
+        return address in self._skips
+
+    def __iter__(self) -> Iterator[Skip]:
+        return iter(self._skips.values())
+
+    def reasons(self) -> Dict[Address, str]:
+        """The reason for each, sorted by address."""
+        return {address: self._skips[address].reason for address in sorted(self._skips)}
+
+    def permanent(self) -> Dict[Address, str]:
+        """The reasons of those that need not be tried again."""
+        return {skip.address: skip.reason for skip in self if skip.permanent}
+
+
+Changes = List[Change]

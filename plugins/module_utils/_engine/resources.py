@@ -11,20 +11,17 @@ from __future__ import annotations
 from typing import Dict, Optional, Tuple
 
 from .errors import IsolationError
-from .kernel import hierarchy
-from .kernel.cpufreq import Cpufreq, PolicyFile
-from .kernel.cpuset import CgroupExistence, TaskCgroup
+from .kernel import hierarchy, irq, irqbalance
+from .kernel.cpufreq import GOVERNOR, PREFERENCE, Cpufreq, PolicyFile
+from .kernel.cpuset import EXISTS, TASK_AFFINITY, TASK_CGROUP, CgroupExistence, TaskCgroup
 from .kernel.host import Host
-from .kernel.irq import DefaultAffinity, Irqs
-from .kernel.irqbalance import Irqbalance
 from .kernel.kind import Kind
 from .kernel.memory import Memory
+from .kernel.stages import Stage
 from .kernel.systemd import Systemd
 from .kernel.task import Affinity
 from .kernel.topology import SysfsTopology
-
-THREAD = "task.affinity"
-PLACE = "task.cgroup"
+from .model import Address
 
 
 class Resources:
@@ -35,42 +32,42 @@ class Resources:
         self.topology = SysfsTopology(host)
         self.systemd = Systemd(host)
         self.cgroups = hierarchy.find(host, self.systemd)
-        self.irqs = Irqs(host)
-        self.irqbalance = Irqbalance(host)
+        self.irqs = irq.Irqs(host)
+        self.irqbalance = irqbalance.Irqbalance(host)
         self.cpufreq = Cpufreq(host)
         self.memory = Memory(host)
-        self._found: Dict[str, Tuple[Kind, str]] = {}
-        # In this order they are given back: what was taken last in the role's list of steps comes first.
+        self._found: Dict[Address, Kind] = {}
+        # Families are written in this order when they are restored, the reverse of the order in the role's steps.
         self.kinds: Dict[str, Kind] = {
-            "irqbalance.banned": self.irqbalance,
-            "irq.affinity": self.irqs,
-            "irq.default": DefaultAffinity(host),
-            "cgroup.exists": CgroupExistence(self.cgroups),
+            irqbalance.BANNED: self.irqbalance,
+            irq.AFFINITY: self.irqs,
+            irq.DEFAULT: irq.DefaultAffinity(host),
+            EXISTS: CgroupExistence(self.cgroups),
             **hierarchy.kinds(self.cgroups),
-            PLACE: TaskCgroup(self.cgroups),
-            THREAD: Affinity(host),
-            "cpufreq.governor": PolicyFile(host, "scaling_governor", 0),
-            "cpufreq.preference": PolicyFile(host, "energy_performance_preference", 1),
+            TASK_CGROUP: TaskCgroup(self.cgroups),
+            TASK_AFFINITY: Affinity(host),
+            GOVERNOR: PolicyFile(host, "scaling_governor"),
+            PREFERENCE: PolicyFile(host, "energy_performance_preference", Stage.DEPENDENT),
         }
 
-    def find(self, address: str) -> Tuple[Kind, str]:
-        """The kind and the name of an address. Raises IsolationError where there is no such address."""
-        if address in self._found:
-            return self._found[address]
-        prefix, _colon, name = address.partition(":")
-        kind = self.kinds.get(prefix)
-        if kind is None or not kind.valid_name(name):
-            raise IsolationError(f"{address!r} is not the address of a setting that this collection may change")
-        self._found[address] = kind, name
-        return kind, name
+    def kind(self, address: Address) -> Kind:
+        """The kind of an address. Raises IsolationError if there is no such address."""
+        if address not in self._found:
+            kind = self.kinds.get(address.kind)
+            if kind is None or not kind.valid_name(address.name):
+                raise IsolationError(
+                    f"{str(address)!r} is not the address of a setting that this collection may change"
+                )
+            self._found[address] = kind
+        return self._found[address]
 
-    def check(self, address: str, value: object) -> None:
-        """Raise IsolationError unless this address may hold this value: for what was saved and comes back."""
-        kind, _name = self.find(address)
-        if not isinstance(value, str) or not kind.valid_value(value):
-            raise IsolationError(f"{address!r} cannot hold {value!r}")
+    def parse(self, text: object, value: object) -> Tuple[Address, str]:
+        """A saved setting that comes back. Raises IsolationError unless there is such an address that may hold this."""
+        address = Address.parse(str(text))
+        if not isinstance(value, str) or not self.kind(address).valid_value(value):
+            raise IsolationError(f"{text!r} cannot hold {value!r}")
+        return address, value
 
-    def read(self, address: str) -> Optional[str]:
-        """The value now; None where the thing is gone."""
-        kind, name = self.find(address)
-        return kind.read(name)
+    def read(self, address: Address) -> Optional[str]:
+        """The value now; None if the thing is gone."""
+        return self.kind(address).read(address.name)

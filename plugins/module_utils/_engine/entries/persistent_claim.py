@@ -41,7 +41,7 @@ def carry_out(verb: str, path: str, host: Host) -> Outcome:
     try:
         content: Dict[str, Any] = json.loads(text)
         claim, steps = content["claim"], read_steps(content["steps"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IsolationError(f"{path} holds no claim ({type(error).__name__}: {error})") from None
     engine = Engine(host)
     return engine.apply(claim, steps) if verb == "start" else engine.revert([claim])

@@ -17,25 +17,45 @@ import json
 import sys
 from typing import Any, Dict, Sequence
 
+from ..arguments import validated
 from ..errors import IsolationError
 from ..kernel.host import Host
 from ..steps.catalog import read_steps
 from ..transaction.engine import LOCK_TIMEOUT, Engine, Outcome
 
+LONGEST_TIMEOUT = 3600
+VERBS = ("apply", "revert", "audit")
+# What a request may say, by its verb, besides the verb itself.
+COMMON: Dict[str, Any] = {
+    "do": {"type": "str"},
+    "check": {"type": "bool", "default": False},
+    "lock_timeout": {"type": "raw", "default": LOCK_TIMEOUT},
+}
+OPTIONS: Dict[str, Dict[str, Any]] = {
+    "apply": {"claim": {"type": "str", "required": True}, "steps": {"type": "list", "required": True}},
+    "revert": {"claims": {"type": "list", "elements": "str"}},
+    "audit": {},
+}
 
-def answer(request: Dict[str, Any], host: Host) -> Dict[str, Any]:
+
+def answer(request: Any, host: Host) -> Dict[str, Any]:
     """Carry out one request. Raises IsolationError."""
-    engine = Engine(host, float(request.get("lock_timeout", LOCK_TIMEOUT)))
-    check = bool(request.get("check", False))
+    if not isinstance(request, dict):
+        raise IsolationError("the request is not a JSON object")
     verb = request.get("do")
+    if verb not in VERBS:
+        raise IsolationError(f"do: {verb!r} is none of {', '.join(VERBS)}")
+    given = validated(f"the request {verb}", {**COMMON, **OPTIONS[verb]}, request)
+    timeout, check = given["lock_timeout"], given["check"]
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout <= LONGEST_TIMEOUT:
+        raise IsolationError(f"lock_timeout: {timeout!r} is not a number of seconds up to {LONGEST_TIMEOUT}")
+    engine = Engine(host, timeout)
     if verb == "apply":
-        return _to_result(engine.apply(request["claim"], read_steps(request["steps"]), check))
+        return _to_result(engine.apply(given["claim"], read_steps(given["steps"]), check))
     if verb == "revert":
-        return _to_result(engine.revert(request.get("claims"), check))
-    if verb == "audit":
-        journal, drift = engine.inspect()
-        return {"claims": sorted(journal.claims), "drift": _to_result(drift)["changes"]}
-    raise IsolationError(f"do: {verb!r} is none of apply, revert, audit")
+        return _to_result(engine.revert(given["claims"], check))
+    journal, drift = engine.inspect()
+    return {"claims": sorted(journal.claims), "drift": _to_result(drift)["changes"]}
 
 
 def _to_result(outcome: Outcome) -> Dict[str, Any]:
@@ -45,12 +65,20 @@ def _to_result(outcome: Outcome) -> Dict[str, Any]:
 def main(_arguments: Sequence[str] = ()) -> int:
     """Read, carry out, answer."""
     try:
-        told = json.dumps(answer(json.load(sys.stdin), Host()))  # three times as fast as json.dump
+        request = json.load(sys.stdin)
+    except (ValueError, RecursionError) as error:
+        return _fail(f"the request cannot be read: {error}")
+    try:
+        result = json.dumps(answer(request, Host()))  # three times as fast as json.dump
     except IsolationError as error:
-        sys.stdout.write(json.dumps({"error": str(error)}))
-        return 1
-    sys.stdout.write(told)
+        return _fail(str(error))
+    sys.stdout.write(result)
     return 0
+
+
+def _fail(sentence: str) -> int:
+    sys.stdout.write(json.dumps({"error": sentence}))
+    return 1
 
 
 if __name__ == "__main__":

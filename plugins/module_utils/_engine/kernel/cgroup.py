@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Iterator, List, Optional, Tuple
 
 from ..errors import IsolationError
+from ..text.cgroup_path import is_within, parent_of
 from ..text.cpus import NONE, CpuSet, parse_list
 from .host import Host
 from .systemd import Systemd
@@ -26,11 +27,6 @@ FLAGS = {
     "memory_migrate": "0",
     "sched_load_balance": "1",
 }
-
-
-def parent_of(cgroup: str) -> str:
-    """The cgroup above one."""
-    return cgroup.rpartition("/")[0] or "/"
 
 
 class Cgroups:
@@ -123,7 +119,7 @@ class Cgroups:
         """The cgroup of a task; None where it has ended, or is outside of what is mounted here."""
         for line in (self.host.read(f"/proc/{task}/cgroup") or "").splitlines():
             _number, controllers, path = line.split(":", 2)
-            if self._controllers in controllers.split(",") and (path + "/").startswith(self._root + "/"):
+            if self._controllers in controllers.split(",") and is_within(path, self._root or "/"):
                 return path[len(self._root) :] or "/"
         return None
 

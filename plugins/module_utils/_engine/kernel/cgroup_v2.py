@@ -14,15 +14,15 @@ from __future__ import annotations
 import json
 from typing import List, Optional, Set, Tuple
 
+from ..paths import LISTS_TO_WRITE_BACK
 from .cgroup import Cgroups
 from .host import Host
 from .systemd import Systemd, unit_of
 
-PARTITION = "cpuset.cpus.partition"
+PARTITION_FILE = "cpuset.cpus.partition"
 LISTS = ("cpuset.cpus", "cpuset.mems")
 # Where libvirt and Proxmox run virtual machines.
 VM_SLICES = ("/machine.slice", "/qemu.slice")
-UNFINISHED = "/run/vfio-isolation/lists-to-write-back"
 
 
 class CgroupsV2(Cgroups):
@@ -76,7 +76,7 @@ class CgroupsV2(Cgroups):
         enabled: List[str] = []
         for path, _children in self.walk(parent):
             if path != parent:
-                if self.read(path, PARTITION) not in ("", "member"):
+                if self.read(path, PARTITION_FILE) not in ("", "member"):
                     return False
                 for name in LISTS:
                     value = "" if (path, name) in self.emptied else self.read(path, name)
@@ -85,7 +85,7 @@ class CgroupsV2(Cgroups):
                 if path != parent and self.owner(path) is None:
                     return False
                 enabled.append(path)
-        self.host.save(UNFINISHED, json.dumps([enabled, lists]), 0o600)
+        self.host.save(LISTS_TO_WRITE_BACK, json.dumps([enabled, lists]), 0o600)
         for path in reversed(enabled):
             self.host.write(self.file(path, "cgroup.subtree_control"), "-cpuset")
         self.finish()
@@ -93,7 +93,7 @@ class CgroupsV2(Cgroups):
 
     def finish(self) -> None:
         """Write back the lists that `inherit_again` took away, be it in a run that was killed."""
-        text = self.host.read(UNFINISHED)
+        text = self.host.read(LISTS_TO_WRITE_BACK)
         if text is None:
             return
         try:
@@ -106,4 +106,4 @@ class CgroupsV2(Cgroups):
         for cgroup, name, value in lists:
             if self.exists(cgroup) and name in LISTS:
                 self.host.write(self.file(cgroup, name), value)
-        self.host.remove(UNFINISHED)
+        self.host.remove(LISTS_TO_WRITE_BACK)

@@ -11,14 +11,17 @@ Source: Documentation/admin-guide/pm/cpufreq.rst, .../intel_pstate.rst.
 
 from __future__ import annotations
 
-import os
-from typing import List, Optional, Tuple
+from typing import List, Tuple
 
-from ..text.cpus import CpuSet, parse_list
+from ..text.cpus import CpuSet, is_number, parse_list
 from .host import Host
-from .kind import Kind
+from .stages import Stage
+from .sysfs import Word
 
 CPUFREQ = "/sys/devices/system/cpu/cpufreq"
+# What the kinds are called.
+GOVERNOR = "cpufreq.governor"
+PREFERENCE = "cpufreq.preference"
 
 
 class Cpufreq:
@@ -29,7 +32,7 @@ class Cpufreq:
 
     def policies(self) -> List[Tuple[str, CpuSet]]:
         """Every policy with its online CPUs, by number; none where there is no cpufreq driver."""
-        names = [name for name in self.host.list(CPUFREQ) if name[:6] == "policy" and name[6:].isdigit()]
+        names = [name for name in self.host.list(CPUFREQ) if name[:6] == "policy" and is_number(name[6:])]
         names.sort(key=lambda name: int(name[6:]))
         return [
             (name, parse_list((self.host.read(f"{CPUFREQ}/{name}/affected_cpus") or "").replace(" ", ",")))
@@ -46,41 +49,17 @@ class Cpufreq:
 
     def loadable(self, governor: str) -> bool:
         """Whether the kernel would find a module for a governor that is not offered yet."""
-        modules = f"/lib/modules/{os.uname().release}"
+        modules = f"/lib/modules/{self.host.kernel_release()}"
         listed = (self.host.read(f"{modules}/modules.dep") or "") + (self.host.read(f"{modules}/modules.builtin") or "")
         return f"/cpufreq_{governor}.ko" in listed
 
 
-class PolicyFile(Kind):
-    """`cpufreq.governor:policy0`, `cpufreq.preference:policy0`."""
+class PolicyFile(Word):
+    """`cpufreq.governor:policy0`, `cpufreq.preference:policy0`.
 
-    family = "cpufreq"
+    The kernel loads the module of a governor that it does not have yet. The governor comes first: `performance` locks
+    the preference.
+    """
 
-    def __init__(self, host: Host, file: str, stage: int) -> None:
-        self._host = host
-        self._file = file
-        self._stage = stage
-
-    def read(self, name: str) -> Optional[str]:
-        """The governor or preference."""
-        return self._host.read(self.where(name))
-
-    def write(self, name: str, value: str) -> None:
-        """Set it; the kernel loads the module of a governor that it does not have yet."""
-        self._host.write(self.where(name), value)
-
-    def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
-        """The governor first: `performance` locks the preference."""
-        return [(self._stage, new)]
-
-    def where(self, name: str) -> str:
-        """The file."""
-        return f"{CPUFREQ}/{name}/{self._file}"
-
-    def valid_name(self, name: str) -> bool:
-        """A policy's name."""
-        return name[:6] == "policy" and name[6:].isdigit()
-
-    def valid_value(self, value: str) -> bool:
-        """One word, or a number for a raw preference."""
-        return value.replace("_", "").replace("-", "").isalnum()
+    def __init__(self, host: Host, file: str, stage: Stage = Stage.SET) -> None:
+        super().__init__(host, "cpufreq", "policy[0-9]{1,9}", lambda name: f"{CPUFREQ}/{name}/{file}", stage)

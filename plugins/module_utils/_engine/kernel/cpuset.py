@@ -4,38 +4,58 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""The settings of a cgroup that both versions have, as resources: its existence, and the place of a task."""
+"""The settings of a cgroup that both versions have, as kinds: its existence, its lists, the place of a task."""
 
 from __future__ import annotations
 
-from typing import List, Optional, Tuple
+from typing import Iterable, List, Optional
 
-from ..errors import Immovable, Refused
+from ..errors import Refused, Skipped
+from ..model import Address
+from ..text.cgroup_path import is_valid
 from ..text.cpus import format_list
 from .cgroup import Cgroups
 from .kind import Kind
-from .task import start_time, why_unmovable
+from .stages import Stage, Write
+from .task import TaskKind, identify, why_unmovable
 
-# The stage at which tasks move: behind all that gives a cpuset its CPUs, before anything is taken away.
-MOVES = 8.0
+# What the kinds are called, here for both versions: a host loads the kinds of only one.
+EXISTS = "cgroup.exists"
+CPUS = "cgroup.cpus"
+MEMS = "cgroup.mems"
+CONTROLLER = "cgroup.controller"
+PARTITION = "cgroup.partition"
+ALLOWED_CPUS = "systemd.AllowedCPUs"
+ALLOWED_MEMORY_NODES = "systemd.AllowedMemoryNodes"
+TASK_CGROUP = "task.cgroup"
+TASK_AFFINITY = "task.affinity"
+
+
+def flag_kind(flag: str) -> str:
+    """What the kind of one of v1's flags is called."""
+    return f"cgroup.{flag}"
 
 
 class CgroupKind(Kind):
     """A setting of one cgroup; the name is the cgroup's path."""
 
     family = "cgroup"
+    resets_affinities = True
+    adds_up = True
 
     def __init__(self, cgroups: Cgroups) -> None:
         self._cgroups = cgroups
 
     def valid_name(self, name: str) -> bool:
         """An absolute path that stays inside the hierarchy."""
-        parts = name.split("/")[1:]
-        return name == "/" or (
-            name.startswith("/") and "\n" not in name and all(part not in ("", ".", "..") for part in parts)
-        )
+        return is_valid(name)
 
-    def _depth(self, name: str) -> int:
+    def depends_on(self, name: str) -> Optional[Address]:
+        """The existence of the cgroup."""
+        return Address(EXISTS, name)
+
+    @staticmethod
+    def _depth(name: str) -> int:
         return name.count("/")
 
 
@@ -47,7 +67,7 @@ class CgroupExistence(CgroupKind):
         return "present" if self._cgroups.exists(name) else "absent"
 
     def write(self, name: str, value: str) -> None:
-        """Create or remove it, through systemd where it is a unit."""
+        """Create or remove it, through systemd if it is a unit."""
         unit = self._cgroups.owner(name)
         if value == "present":
             if unit:
@@ -56,16 +76,16 @@ class CgroupExistence(CgroupKind):
                 self._cgroups.host.make_directory(self.where(name))
             return
         if self._cgroups.children(name) or self._cgroups.populated(name):
-            raise Immovable("something runs in it, so it stays")  # stopping a slice would stop the VMs in it
+            raise Skipped("something runs in it, so it stays")  # stopping a slice would stop the VMs in it
         if unit:
             self._cgroups.systemd.stop(unit)
         if self._cgroups.exists(name):  # also one that systemd does not know, though it has the name of a unit
             self._cgroups.host.remove_directory(self.where(name))
 
-    def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
+    def writes(self, name: str, old: str, new: str) -> List[Write]:
         """Created early, parents first; removed late, children first."""
-        depth = self._depth(name) / 1000
-        return [(1 + depth, new)] if new == "present" else [(12 - depth, new)]
+        depth = self._depth(name)
+        return [Write(Stage.CREATE_CGROUP, new, depth) if new == "present" else Write(Stage.REMOVE_CGROUP, new, -depth)]
 
     def where(self, name: str) -> str:
         """The cgroup's directory."""
@@ -74,6 +94,10 @@ class CgroupExistence(CgroupKind):
     def valid_value(self, value: str) -> bool:
         """Present or absent."""
         return value in ("present", "absent")
+
+    def depends_on(self, name: str) -> Optional[Address]:
+        """Nothing else."""
+        return None
 
 
 class ListKind(CgroupKind):
@@ -84,7 +108,7 @@ class ListKind(CgroupKind):
         self._file = file
 
     def read(self, name: str) -> Optional[str]:
-        """The configured list; None where there is no such cgroup."""
+        """The configured list; None if there is no such cgroup."""
         if not self._cgroups.exists(name):
             return None
         return format_list(self._cgroups.cpus(name, self._file))
@@ -94,43 +118,46 @@ class ListKind(CgroupKind):
         return self._cgroups.file(name, self._file)
 
 
-class TaskCgroup(CgroupKind):
-    """`task.cgroup:ID:START`: the cgroup of a task, which is a process on v2 and a thread on v1."""
+class TaskCgroup(TaskKind):
+    """`task.cgroup:NUMBER:START`: the cgroup of a task, which is a process on v2 and a thread on v1."""
 
-    volatile = True
     reread_before_write = False
+    resets_affinities = True
+
+    def __init__(self, cgroups: Cgroups) -> None:
+        super().__init__(cgroups.host)
+        self._cgroups = cgroups
 
     def read(self, name: str) -> Optional[str]:
-        """Its cgroup's path; None where it has ended, or another has its number now."""
-        task, start = (int(part) for part in name.split(":"))
-        return self._cgroups.place(task) if start_time(self._cgroups.host, task) == start else None
+        """Its cgroup's path; None if it has ended, or another has its number now."""
+        task = self.id_of(name)
+        return self._cgroups.place(task.number) if identify(self._host, task.number) == task else None
 
     def write(self, name: str, value: str) -> None:
         """Move it; on v2 with all its threads."""
-        task = int(name.split(":")[0])
+        number = self.id_of(name).number
         try:
-            self._cgroups.put(task, value)
+            self._cgroups.put(number, value)
         except Refused as refused:
-            reason = why_unmovable(self._cgroups.host, task)
+            reason = why_unmovable(self._host, number)
             if reason:
-                raise Immovable(reason) from None
+                raise reason from None
             if not self._cgroups.exists(value):
-                raise Immovable(f"its cgroup {value} is gone") from None
+                raise Skipped(f"its cgroup {value} is gone") from None
             raise refused
 
-    def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
+    def writes(self, name: str, old: str, new: str) -> List[Write]:
         """Behind the cpusets."""
-        return [(MOVES, new)]
+        return [Write(Stage.MOVE_TASK, new)]
 
     def where(self, name: str) -> str:
-        """The file that tells."""
-        return f"/proc/{name.split(':')[0]}/cgroup"
-
-    def valid_name(self, name: str) -> bool:
-        """Process id and start time, in clock ticks since boot."""
-        pid, _colon, start = name.partition(":")
-        return pid.isdigit() and start.isdigit()
+        """The file that shows it."""
+        return f"/proc/{self.id_of(name).number}/cgroup"
 
     def valid_value(self, value: str) -> bool:
         """A cgroup's path."""
-        return super().valid_name(value)
+        return is_valid(value)
+
+    def moved_threads(self, name: str) -> Iterable[int]:
+        """The task's threads."""
+        return self._cgroups.threads_of(self.id_of(name).number)

@@ -15,12 +15,16 @@ import contextlib
 import errno
 from typing import Dict, List, Optional, Set, Tuple
 
-from ..errors import Immovable, Refused
+from ..errors import Refused, Skipped
+from ..text.cgroup_path import parent_of
 from ..text.cpus import format_list, parse_list
-from .cgroup import FLAGS, parent_of
+from .cgroup import FLAGS
 from .cgroup_v1 import CgroupsV1
-from .cpuset import CgroupKind, ListKind
+from .cpuset import CPUS, MEMS, CgroupKind, ListKind, flag_kind
 from .kind import Kind
+from .stages import Stage, Write
+
+EXCLUSIVE = ("cpu_exclusive", "mem_exclusive")
 
 
 class CpusetList(ListKind):
@@ -49,7 +53,7 @@ class CpusetList(ListKind):
         with contextlib.suppress(Refused):  # an exclusive cpuset is beside it
             self._cgroups.host.write(self.where(name), everything)
         now = format_list(self._cgroups.cpus(name, self._file))
-        raise Immovable(
+        raise Skipped(
             f"the kernel empties no list of a cpuset that has tasks, or others below it: it holds {now} now"
         ) from None
 
@@ -60,9 +64,9 @@ class CpusetList(ListKind):
         if not there or not gone:
             raise refused
         self._cgroups.host.write(self.where(name), format_list(there))
-        raise Immovable(f"{parent_of(name)} has {format_list(gone)} no more, so this is {format_list(there)}")
+        raise Skipped(f"{parent_of(name)} has {format_list(gone)} no more, so this is {format_list(there)}")
 
-    def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
+    def writes(self, name: str, old: str, new: str) -> List[Write]:
         """Grow from the root down, then shrink from the leaves up: a cpuset's list is part of its parent's at any time.
 
         A cpuset below it that goes away may keep it from shrinking until then. One that is to be empty is emptied when
@@ -70,12 +74,13 @@ class CpusetList(ListKind):
         """
         before, after = parse_list(old), parse_list(new)
         both = before | after
-        depth = self._depth(name) / 1000
+        depth = self._depth(name)
         if not after:
-            return [(12.4 - depth, new)]
-        grown = [(3 + depth, format_list(both))] if both != before else []
-        shrunk = [(5 - depth, new), (12.3 - depth, new)] if both != after else []
-        return grown + (shrunk or [(5.5 + depth, new)])
+            return [Write(Stage.EMPTY_NESTED, new, -depth)]
+        grown = [Write(Stage.GROW_NESTED, format_list(both), depth)] if both != before else []
+        if both == after:
+            return [*grown, Write(Stage.REWRITE_NESTED, new, depth)]
+        return [*grown, Write(Stage.SHRINK_NESTED, new, -depth), Write(Stage.SHRINK_AGAIN, new, -depth)]
 
 
 class Flag(CgroupKind):
@@ -95,20 +100,20 @@ class Flag(CgroupKind):
         """Set or clear it. Of a cpuset that was to go and stays, it is what a new one has."""
         self._cgroups.host.write(self.where(name), value or FLAGS[self._flag])
         if not value:
-            raise Immovable("something is in its cpuset, which stays")
+            raise Skipped("something is in its cpuset, which stays")
 
-    def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
+    def writes(self, name: str, old: str, new: str) -> List[Write]:
         """Exclusive means without overlap, and only below a parent that is: given up early, leaves first; taken late.
 
         Memory migrates when lists change and tasks arrive: switched on before, off after.
         """
-        depth = self._depth(name) / 1000
+        depth = self._depth(name)
+        give_up, reset = Write(Stage.GIVE_UP_EXCLUSIVE, "0", -depth), Write(Stage.RESET_FLAG, new)
         if not new:
-            exclusive = self._flag in ("cpu_exclusive", "mem_exclusive")
-            return ([(1.0 - depth, "0")] if exclusive and old == "1" else []) + [(12.45, new)]
-        early_and_late = {"memory_migrate": {"1": 2.0, "0": 12.45}}
-        stages = early_and_late.get(self._flag, {"1": 6.0 + depth, "0": 1.0 - depth if old else 6.0})
-        return [(stages[new], new)]
+            return [give_up, reset] if self._flag in EXCLUSIVE and old == "1" else [reset]
+        if self._flag == "memory_migrate":
+            return [Write(Stage.MIGRATE_MEMORY, new) if new == "1" else reset]
+        return [give_up] if new == "0" and old else [Write(Stage.SET_FLAG, new, depth)]
 
     def where(self, name: str) -> str:
         """The file."""
@@ -121,5 +126,5 @@ class Flag(CgroupKind):
 
 def kinds(cgroups: CgroupsV1) -> Dict[str, Kind]:
     """The kinds of cgroup v1, by the prefix of their addresses."""
-    lists = {f"cgroup.{name}": CpusetList(cgroups, f"cpuset.{name}") for name in ("cpus", "mems")}
-    return {**lists, **{f"cgroup.{flag}": Flag(cgroups, flag) for flag in FLAGS}}
+    lists: Dict[str, Kind] = {CPUS: CpusetList(cgroups, "cpuset.cpus"), MEMS: CpusetList(cgroups, "cpuset.mems")}
+    return {**lists, **{flag_kind(flag): Flag(cgroups, flag) for flag in FLAGS}}

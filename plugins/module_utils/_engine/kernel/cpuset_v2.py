@@ -14,13 +14,14 @@ from __future__ import annotations
 import errno
 from typing import Dict, List, Optional, Set, Tuple
 
-from ..errors import Immovable, Refused
+from ..errors import Refused, Skipped
+from ..text.cgroup_path import parent_of
 from ..text.cpus import format_list, parse_list
-from .cgroup import parent_of
-from .cgroup_v2 import PARTITION, CgroupsV2
-from .cpuset import CgroupKind, ListKind
+from .cgroup_v2 import PARTITION_FILE, CgroupsV2
+from .cpuset import ALLOWED_CPUS, ALLOWED_MEMORY_NODES, CONTROLLER, CPUS, MEMS, PARTITION, CgroupKind, ListKind
 from .kind import Kind
-from .systemd import SETTLED, RuntimeDropIn
+from .stages import Stage, Write
+from .systemd import RuntimeDropIn
 
 
 class KindV2(CgroupKind):
@@ -33,6 +34,9 @@ class KindV2(CgroupKind):
 
 class Controller(KindV2):
     """`cgroup.controller:/`: whether the cpuset controller is enabled for the children of a cgroup."""
+
+    rewritten_with_cpusets = True
+    held_when_right = True
 
     def read(self, name: str) -> Optional[str]:
         """Enabled or disabled."""
@@ -48,7 +52,7 @@ class Controller(KindV2):
                 return
             holder = next((c for c in self._cgroups.children(name) if self._in_use(c)), None)
             if holder:
-                raise Immovable(f"{holder} has a cpuset of its own")
+                raise Skipped(f"{holder} has a cpuset of its own")
         self._cgroups.host.write(self.where(name), "+cpuset" if value == "enabled" else "-cpuset")
 
     def _in_use(self, child: str) -> bool:
@@ -56,12 +60,12 @@ class Controller(KindV2):
             self.read(child) == "enabled" or self._cgroups.cpus(child) or self._cgroups.read(child, "cpuset.mems")
         )
 
-    def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
+    def writes(self, name: str, old: str, new: str) -> List[Write]:
         """Enabled from the root down, disabled from the leaves up; one that is to stay enabled, behind systemd."""
-        depth = self._depth(name) / 1000 if name != "/" else 0
-        if old == new == "enabled":
-            return [(SETTLED + 0.1 + depth, new)]
-        return [(2 + depth, new)] if new == "enabled" else [(13 - depth, new)]
+        depth = self._depth(name) if name != "/" else 0
+        if new == "disabled":
+            return [Write(Stage.DISABLE_CONTROLLER, new, -depth)]
+        return [Write(Stage.KEEP_CONTROLLER if old == new else Stage.ENABLE_CONTROLLER, new, depth)]
 
     def where(self, name: str) -> str:
         """The file."""
@@ -115,9 +119,9 @@ class CpusetList(ListKind):
         if not self._cgroups.inherit_again(parent_of(name)):
             everything = self._cgroups.read("/", f"{self._file}.effective")
             self._cgroups.host.write(self.where(name), everything)
-            raise Immovable(f"the kernel empties no list of a cgroup with tasks: it holds all of {everything} now")
+            raise Skipped(f"the kernel empties no list of a cgroup with tasks: it holds all of {everything} now")
 
-    def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
+    def writes(self, name: str, old: str, new: str) -> List[Write]:
         """First all lists shrink to what they keep, then partitions grow, then their siblings.
 
         So no CPU is ever in the lists of a partition and of its sibling, which would invalidate the partition. A list
@@ -126,12 +130,12 @@ class CpusetList(ListKind):
         """
         before, after = parse_list(old), parse_list(new)
         kept = before & after
-        late = [(12.8, new)]
+        again = Write(Stage.WRITE_LIST_AGAIN, new)
         if not before or (after and kept == after):
-            return [(3, new), *late]
-        grow = 4 if self._cgroups.read(name, PARTITION) not in ("", "member") else 5
-        shrunk = [(3.0, format_list(kept))] if kept not in (frozenset(), before) else []
-        return [*shrunk, (grow, new), *late]
+            return [Write(Stage.SHRINK_TO_KEPT, new), again]
+        is_partition = self._cgroups.read(name, PARTITION_FILE) not in ("", "member")
+        shrunk = [Write(Stage.SHRINK_TO_KEPT, format_list(kept))] if kept not in (frozenset(), before) else []
+        return [*shrunk, Write(Stage.GROW_PARTITION if is_partition else Stage.GROW_LIST, new), again]
 
 
 class Partition(KindV2):
@@ -140,7 +144,7 @@ class Partition(KindV2):
 
     def read(self, name: str) -> Optional[str]:
         """The partition's state, with the kernel's reason where it is invalid."""
-        return self._cgroups.read(name, PARTITION) or "member"
+        return self._cgroups.read(name, PARTITION_FILE) or "member"
 
     def write(self, name: str, value: str) -> None:
         """Set the partition type."""
@@ -164,30 +168,36 @@ class Partition(KindV2):
             if listed & own:
                 self._cgroups.host.write(self._cgroups.file(sibling, "cpuset.cpus"), format_list(listed - own))
 
-    def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
+    def writes(self, name: str, old: str, new: str) -> List[Write]:
         """Dissolved before any list changes, formed after all have. root and isolated change into each other in place.
 
         An invalid one must be dissolved first: on 6.1, writing its type again changes nothing.
         """
-        dissolve = [(0.0, "member")] if new == "member" or "invalid" in old else []
-        return dissolve + ([(6.0, new)] if new != "member" else [])
+        dissolve = [Write(Stage.DISSOLVE_PARTITION, "member")] if new == "member" or "invalid" in old else []
+        return dissolve + ([Write(Stage.FORM_PARTITION, new)] if new != "member" else [])
 
     def where(self, name: str) -> str:
         """The file."""
-        return self._cgroups.file(name, PARTITION)
+        return self._cgroups.file(name, PARTITION_FILE)
 
     def valid_value(self, value: str) -> bool:
         """A type, with or without the kernel's note."""
         return value.split(" ")[0] in ("member", "root", "isolated") and "\n" not in value
 
+    def explain(self, name: str, wanted: str, now: Optional[str]) -> str:
+        """The kernel takes a type and says afterwards why the partition is not valid."""
+        if now and now.startswith(f"{wanted} invalid"):
+            return f"{self.where(name)}: the kernel made the partition {now}"
+        return super().explain(name, wanted, now)
+
 
 def kinds(cgroups: CgroupsV2) -> Dict[str, Kind]:
     """The kinds of cgroup v2, by the prefix of their addresses."""
     return {
-        "cgroup.controller": Controller(cgroups),
-        "cgroup.cpus": CpusetList(cgroups, "cpuset.cpus", "AllowedCPUs"),
-        "cgroup.mems": CpusetList(cgroups, "cpuset.mems", "AllowedMemoryNodes"),
-        "cgroup.partition": Partition(cgroups),
-        "systemd.AllowedCPUs": RuntimeDropIn(cgroups.systemd, "AllowedCPUs"),
-        "systemd.AllowedMemoryNodes": RuntimeDropIn(cgroups.systemd, "AllowedMemoryNodes"),
+        CONTROLLER: Controller(cgroups),
+        CPUS: CpusetList(cgroups, "cpuset.cpus", "AllowedCPUs"),
+        MEMS: CpusetList(cgroups, "cpuset.mems", "AllowedMemoryNodes"),
+        PARTITION: Partition(cgroups),
+        ALLOWED_CPUS: RuntimeDropIn(cgroups.systemd, "AllowedCPUs"),
+        ALLOWED_MEMORY_NODES: RuntimeDropIn(cgroups.systemd, "AllowedMemoryNodes"),
     }

@@ -11,13 +11,15 @@ Everything else asks here, so a test can put a temporary tree, a recorder of wri
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+import time
 from signal import SIGKILL
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 
-from ..errors import Immovable, IsolationError, Refused
+from ..errors import IsolationError, Refused, Skipped
 from ..text.cpus import CpuSet
 
 # Behind the name of a file whose new version is being written.
@@ -102,7 +104,8 @@ class Host:
     def read_own(self, path: str) -> Optional[str]:
         """A file of our own, which root will act on; None where there is none.
 
-        Raises IsolationError where others than root may write it or its directory, and PermissionError.
+        Raises IsolationError if others than root may write it or its directory, or it is not a file, and
+        PermissionError.
         """
         try:
             with open(self.path(path), "rb") as stream:
@@ -110,6 +113,10 @@ class Host:
                 text = stream.read().decode(errors="replace")
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except PermissionError:
+            raise
+        except (OSError, ValueError) as error:  # a directory, say, or a name that no file can have
+            raise IsolationError(f"{path} cannot be read: {error}") from None
         if any(one.st_uid != os.geteuid() or one.st_mode & (stat.S_IWGRP | stat.S_IWOTH) for one in statuses):
             raise IsolationError(
                 f"{path}: others than root may write it or its directory, so it was not read and nothing was changed;"
@@ -208,7 +215,11 @@ class Host:
         target = self.path(path)
         beside = target + TEMPORARY_SUFFIX
         try:
-            os.makedirs(os.path.dirname(target), exist_ok=True)
+            previous = os.umask(0o022)
+            try:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+            finally:
+                os.umask(previous)
             descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with open(descriptor, "w", encoding="utf-8") as stream:
                 stream.write(text)
@@ -237,6 +248,66 @@ class Host:
             return
         self.note_write(f"removed {path}")
 
+    def remove_tree(self, path: str) -> None:
+        """Remove a directory of our own with all that is in it, if it is there."""
+        import shutil  # only what is uninstalled needs it
+
+        shutil.rmtree(self.path(path), ignore_errors=True)
+
+    @contextlib.contextmanager
+    def locked(self, path: str, timeout: Optional[float] = None) -> Iterator[None]:
+        """Hold the lock on a file of our own, after waiting for it `timeout` seconds at most (for ever, if None).
+
+        Raises TimeoutError, and PermissionError.
+        """
+        import fcntl
+
+        os.makedirs(os.path.dirname(self.path(path)), mode=0o700, exist_ok=True)
+        descriptor = os.open(self.path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = time.monotonic() + (timeout or 0)
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if timeout is None else fcntl.LOCK_NB))
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise TimeoutError from None
+                    time.sleep(0.05)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def sync(self) -> None:
+        """Write all dirty pages to disk, see sync(2)."""
+        os.sync()
+
+    def kernel_release(self) -> str:
+        """The kernel's release, such as `6.1.0-40-amd64`, see uname(2)."""
+        return self.read("/proc/sys/kernel/osrelease") or ""
+
+    def page_size(self) -> int:
+        """The size of a page of memory, in bytes."""
+        return int(os.sysconf("SC_PAGE_SIZE"))
+
+    def converse(self, path: str, message: str, answers: bool = True) -> str:
+        """Send a message to a daemon's socket, with our credentials, and return its answer.
+
+        If there is no such file, to the abstract socket of its name. Raises Refused.
+        """
+        import socket  # few hosts have such a daemon
+        import struct
+
+        credentials = struct.pack("3i", os.getpid(), os.getuid(), os.getgid())
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(20)
+            try:
+                connection.connect(self.path(path) if self.exists(path) else "\0" + os.path.basename(path))
+                connection.sendmsg([message.encode()], [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials)])
+                return connection.recv(65536).decode(errors="replace") if answers else ""
+            except OSError as error:
+                raise Refused.of(error, path, message) from error
+
     def change(self, *argv: str) -> None:
         """Run a command that changes something. Raises Refused with what it printed."""
         try:
@@ -263,11 +334,11 @@ class Host:
             return None
 
     def set_affinity(self, thread: int, cpus: CpuSet) -> None:
-        """Bind a thread to CPUs, see sched_setaffinity(2). Raises Immovable where it has ended or may not move."""
+        """Bind a thread to CPUs, see sched_setaffinity(2). Raises Skipped if it has ended or may not move."""
         try:
             os.sched_setaffinity(thread, cpus)
         except ProcessLookupError:
-            raise Immovable("the thread has ended") from None
+            raise Skipped("the thread has ended") from None
         except OSError as error:
-            raise Immovable(f"the kernel keeps this thread's affinity ({os.strerror(error.errno or 0)})") from error
+            raise Skipped(f"the kernel keeps this thread's affinity ({os.strerror(error.errno or 0)})") from error
         self.note_write(f"affinity of thread {thread}")

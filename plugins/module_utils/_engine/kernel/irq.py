@@ -14,13 +14,16 @@ from __future__ import annotations
 import errno
 from typing import List, Optional
 
-from ..errors import Immovable, Refused
-from ..text.cpus import format_list, format_mask, parse_list, parse_mask
+from ..errors import Refused, Skipped
+from ..text.cpus import format_list, is_number, parse_list
 from .host import Host
 from .kind import Kind
+from .sysfs import CpuMask
 
 IRQ = "/proc/irq"
-DEFAULT = f"{IRQ}/default_smp_affinity"
+# What the kinds are called.
+AFFINITY = "irq.affinity"
+DEFAULT = "irq.default"
 
 
 class Irqs(Kind):
@@ -35,7 +38,7 @@ class Irqs(Kind):
 
     def numbers(self) -> List[int]:
         """Every interrupt that has an affinity."""
-        return sorted(int(name) for name in self._host.list(IRQ) if name.isdigit())
+        return sorted(int(name) for name in self._host.list(IRQ) if is_number(name))
 
     def actions(self, number: int) -> str:
         """The names of an interrupt's handlers, comma-separated: `nvme0q1`, `virtio0-input.0`."""
@@ -46,7 +49,7 @@ class Irqs(Kind):
         device = f"/sys/bus/pci/devices/{address}"
         if not self._host.exists(device):
             return None
-        vectors = [int(name) for name in self._host.list(f"{device}/msi_irqs")]
+        vectors = [int(name) for name in self._host.list(f"{device}/msi_irqs") if is_number(name)]
         line = int(self._host.read(f"{device}/irq") or 0)
         return vectors or ([line] if line else [])
 
@@ -70,8 +73,10 @@ class Irqs(Kind):
             self._host.write(self.where(name), value)
         except Refused as refused:
             # EIO and EPERM: managed. ENOENT: freed meanwhile. Others, such as ENOSPC (no free vector), may pass.
-            if refused.code in (errno.EIO, errno.EPERM, errno.ENOENT):
-                raise Immovable(str(refused)) from refused
+            if refused.code in (errno.EIO, errno.EPERM):
+                raise Skipped(str(refused), permanent=True) from refused
+            if refused.code == errno.ENOENT:
+                raise Skipped(str(refused)) from refused
             raise
 
     def where(self, name: str) -> str:
@@ -80,30 +85,11 @@ class Irqs(Kind):
 
     def valid_name(self, name: str) -> bool:
         """An interrupt's number."""
-        return name.isdigit()
+        return is_number(name)
 
 
-class DefaultAffinity(Kind):
+class DefaultAffinity(CpuMask):
     """`irq.default:`: the affinity of interrupts that are yet to be requested."""
 
-    family = "irq"
-
     def __init__(self, host: Host) -> None:
-        self._host = host
-
-    def read(self, name: str) -> Optional[str]:
-        """The CPUs, as a CPU list; the file holds a mask."""
-        text = self._host.read(DEFAULT)
-        return None if text is None else format_list(parse_mask(text))
-
-    def write(self, name: str, value: str) -> None:
-        """Set it."""
-        self._host.write(DEFAULT, format_mask(parse_list(value)))
-
-    def where(self, name: str) -> str:
-        """The file."""
-        return DEFAULT
-
-    def valid_name(self, name: str) -> bool:
-        """There is only one."""
-        return name == ""
+        super().__init__(host, "irq", "", lambda _name: f"{IRQ}/default_smp_affinity")

@@ -4,27 +4,27 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""irqbalance: the CPUs that it keeps interrupts off, told over its socket, without a restart.
+"""irqbalance: the CPUs that it keeps interrupts off, set over its socket, without a restart.
 
 Without a ban it moves interrupts back within seconds. Source: irqbalance(1), and its sock_handle().
 """
 
 from __future__ import annotations
 
-import os
 import re
-import struct
 import time
 from typing import Optional
 
-from ..errors import Refused
-from ..text.cpus import format_list, parse_mask
+from ..errors import IsolationError, Refused
+from ..paths import IRQBALANCE_SENT
+from ..text.cpus import format_list, parse_list, parse_mask
 from .host import Host
 from .kind import Kind
-from .task import start_time
+from .task import TaskId, identify
 
+# What the kind is called.
+BANNED = "irqbalance.banned"
 SOCKETS = "/run/irqbalance"
-SENT = "/run/vfio-isolation/irqbalance-sent"
 # irqbalance takes a ban at its next scan (every 10 s) and shows the old one until then.
 LAG = 25.0
 NO_ANSWER = "?"
@@ -43,50 +43,43 @@ class Irqbalance(Kind):
     def running(self) -> Optional[str]:
         """The `PID:START` of the irqbalance that listens here."""
         # Older ones listen on an abstract socket of that name.
-        abstract = re.findall(r"@(irqbalance\d+\.sock)$", self._host.read("/proc/net/unix") or "", re.MULTILINE)
+        abstract = re.findall(r"@(irqbalance[0-9]+\.sock)$", self._host.read("/proc/net/unix") or "", re.MULTILINE)
         for name in self._host.list(SOCKETS) + abstract:
-            match = re.match(r"irqbalance(\d+)\.sock\Z", name)
-            start = start_time(self._host, int(match.group(1))) if match else None
-            if match and start is not None:
-                return f"{match.group(1)}:{start}"
+            match = re.match(r"irqbalance([0-9]{1,18})\.sock\Z", name)
+            process = identify(self._host, int(match.group(1))) if match else None
+            if process is not None:
+                return str(process)
         return None
 
     def read(self, name: str) -> Optional[str]:
-        """The banned CPUs; None where that process has ended."""
+        """The banned CPUs; None if that process has ended, NO_ANSWER if it does not answer."""
         if self.running() != name:
             return None
-        process, _space, rest = (self._host.read(SENT) or "").partition(" ")
-        cpus, _space, at = rest.partition(" ")
-        if process == name and re.match(r"[0-9.]+$", at) and 0 <= time.monotonic() - float(at) < LAG:
-            return cpus.strip("-")
+        sent = self._just_sent(name)
+        if sent is not None:
+            return sent
         try:
-            answer = self._ask(name, "setup")
+            answer = self._host.converse(self.where(name), "setup")
         except Refused:
             return NO_ANSWER
         match = re.search(r"BANNED ([0-9a-f,]+)", answer)
         return format_list(parse_mask(match.group(1))) if match else NO_ANSWER
 
+    def _just_sent(self, name: str) -> Optional[str]:
+        """The ban that irqbalance does not show yet; None if there is none, or the note of it is not to be trusted."""
+        try:
+            note = re.match(r"(\S+) ([0-9,-]+) ([0-9]{1,12}\.[0-9]+)\s*\Z", self._host.read_own(IRQBALANCE_SENT) or "")
+            if note and note.group(1) == name and 0 <= time.monotonic() - float(note.group(3)) < LAG:
+                return format_list(parse_list(note.group(2).strip("-")))
+        except (IsolationError, ValueError):
+            pass
+        return None
+
     def write(self, name: str, value: str) -> None:
         """Ban these CPUs and no others; NULL is irqbalance's word for what its own configuration says."""
-        self._ask(name, f"settings cpus {value or 'NULL'}")
+        self._host.converse(self.where(name), f"settings cpus {value or 'NULL'}", answers=False)
         self._host.note_write(f"irqbalance bans {value}")
-        self._host.save(SENT, f"{name} {value or '-'} {time.monotonic()}\n", 0o600)
-
-    def _ask(self, name: str, message: str) -> str:
-        path = self.where(name)
-        credentials = struct.pack("3i", os.getpid(), os.getuid(), os.getgid())
-        import socket  # few hosts have it running, and none at every run
-
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(20)
-            try:
-                there = self._host.exists(path)
-                connection.connect(self._host.path(path) if there else "\0" + os.path.basename(path))
-                ancillary = [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials)]
-                connection.sendmsg([message.encode()], ancillary)
-                return connection.recv(65536).decode(errors="replace") if message == "setup" else ""
-            except OSError as error:
-                raise Refused.of(error, path, message) from error
+        self._host.save(IRQBALANCE_SENT, f"{name} {value or '-'} {time.monotonic():.6f}\n", 0o600)
 
     def where(self, name: str) -> str:
         """Its socket."""
@@ -94,5 +87,4 @@ class Irqbalance(Kind):
 
     def valid_name(self, name: str) -> bool:
         """Process id and start time."""
-        process, _colon, start = name.partition(":")
-        return process.isdigit() and start.isdigit()
+        return TaskId.parse(name) is not None

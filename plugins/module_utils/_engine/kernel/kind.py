@@ -4,38 +4,53 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""What every kind of resource can do. A resource is one setting: an address `kind:name`, a value as text."""
+"""What every kind of setting can do, and what the engine must know of it."""
 
 from __future__ import annotations
 
-from typing import List, Optional, Tuple
+from typing import Iterable, List, Optional
 
+from ..model import Address
 from ..text.cpus import parse_list
+from .stages import Stage, Write
 
 
 class Kind:
-    """One kind of kernel setting. All writes of a family happen together, in the order of their stages."""
+    """One kind of kernel setting, the part in front of the colon in an address `KIND:NAME`. Values are text.
+
+    All writes of a family happen together, in the order of their stages.
+    """
 
     family = ""
-    # Whether others (irqbalance, the thread itself) may change it at any time, so that a value which
-    # differs right after a write is no failure.
+    # Others (irqbalance, the thread itself) may change it at any time: a value that differs right after a write is no
+    # failure.
     volatile = False
-    # Whether a refusal is no reason to fail: what does not move now is told, and the next run tries again.
+    # A refusal is no reason to fail: what does not change now is reported, and the next run tries again.
     best_effort = False
-    # Whether it is read once more right before it is written: what was written before may have set it, too.
+    # It is read once more right before it is written: what was written before may have set it, too.
     reread_before_write = True
+    # A write may make the kernel reset the affinities of threads.
+    resets_affinities = False
+    # systemd or the kernel changes it along with cpusets, so it is written again when these change.
+    rewritten_with_cpusets = False
+    # What several claims want adds up. So if one of them leaves, it starts from its baseline for all.
+    adds_up = False
+    # A claim that wants it records its baseline even if it has the value already: others may take it away.
+    held_when_right = False
+    # What is recorded of it is not the value before, but what its owner has requested.
+    records_request = False
 
     def read(self, name: str) -> Optional[str]:
-        """The value now, normalised; None where the thing does not exist (any more)."""
+        """The value now, normalised; None if the thing does not exist (any more)."""
         raise NotImplementedError
 
     def write(self, name: str, value: str) -> None:
-        """Set it. Raises Refused; Immovable where it is to be skipped with a reason."""
+        """Set it. Raises Refused, or Skipped with a reason if it is not to be changed."""
         raise NotImplementedError
 
-    def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
-        """The writes that lead from old to new, each with its place in the order of its family."""
-        return [(0, new)]
+    def writes(self, name: str, old: str, new: str) -> List[Write]:
+        """The writes that lead from old to new."""
+        return [Write(Stage.SET, new)]
 
     def where(self, name: str) -> str:
         """The file (or command) to name in a message."""
@@ -52,3 +67,15 @@ class Kind:
         except ValueError:
             return False
         return True
+
+    def depends_on(self, name: str) -> Optional[Address]:
+        """The setting that says whether what this one belongs to exists; None if that is not up to a claim."""
+        return None
+
+    def moved_threads(self, name: str) -> Iterable[int]:
+        """The threads that a write moves to the cgroup that is written."""
+        return ()
+
+    def explain(self, name: str, wanted: str, now: Optional[str]) -> str:
+        """What to say if it reads `now` after `wanted` was written."""
+        return f"{self.where(name)} took {wanted!r}, but reads {now!r}"

@@ -15,7 +15,7 @@ import os
 from typing import Optional, Set, Tuple
 
 from ..errors import IsolationError
-from ..text.cpus import CpuSet
+from ..text.cpus import CpuSet, is_number
 from ..text.domain_xml import PIN_EMULATOR, PIN_VCPUS, Domain, parse
 from .host import TEMPORARY_SUFFIX, Host
 
@@ -63,7 +63,7 @@ class Domains:
     def process(self, name: str) -> Optional[int]:
         """The QEMU of a domain that runs; None where it does not."""
         text = (self._host.read(f"{RUNNING}/{check_name(name)}.pid") or "").strip()
-        return int(text) if text.isdigit() else None
+        return int(text) if is_number(text) else None
 
     def cpus(self, name: str, part: str) -> CpuSet:
         """The CPUs that a domain's vCPUs, or its emulator and I/O threads, are pinned to. Raises ValueError."""

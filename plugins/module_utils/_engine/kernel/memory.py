@@ -11,7 +11,6 @@ Source: Documentation/admin-guide/sysctl/vm.rst (drop_caches, compact_memory), p
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Dict
 
@@ -39,7 +38,7 @@ class Memory:
 
     def sync(self) -> None:
         """Write dirty pages to disk: only clean ones can be dropped."""
-        os.sync()
+        self._host.sync()
 
     def drop(self, what: int) -> None:
         """Drop caches: 1 the page cache, 2 slab objects, 3 both. Raises Refused."""
@@ -58,7 +57,7 @@ class Memory:
 
     def huge_blocks(self) -> Dict[int, int]:
         """Free blocks of the default huge page's size, by NUMA node; a larger block counts as several."""
-        pages = (self._meminfo("Hugepagesize") or 2 << 20) // os.sysconf("SC_PAGE_SIZE")
+        pages = (self._meminfo("Hugepagesize") or 2 << 20) // self._host.page_size()
         order = pages.bit_length() - 1
         blocks: Dict[int, int] = {}
         for line in (self._host.read("/proc/buddyinfo") or "").splitlines():

@@ -13,11 +13,13 @@ Source: systemd.resource-control(5) AllowedCPUs=, systemctl(1) set-property, sys
 from __future__ import annotations
 
 import re
-from typing import List, Optional, Tuple
+from typing import List, Optional
 
+from ..paths import RELOAD_DUE
 from ..text.cpus import format_list, parse_list
 from .host import Host
 from .kind import Kind
+from .stages import Stage, Write
 
 RUNTIME = "/run/systemd/system.control"
 # ... and of units without a unit file of their own: init.scope, sessions, virtual machines.
@@ -34,9 +36,6 @@ DROP_INS = (
 )
 FINAL_DROP_IN = "zzz-vfio-isolation"
 OVERRIDDEN = " insisted"
-RELOAD_DUE = "/run/vfio-isolation/daemon-reload-due"
-# From this stage on, systemd must have forgotten the drop-ins that were removed.
-SETTLED = 12.5
 
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(slice|scope|service|mount|socket|swap)\Z", re.ASCII)
 
@@ -159,6 +158,8 @@ class RuntimeDropIn(Kind):
     """
 
     family = "cgroup"
+    rewritten_with_cpusets = True
+    adds_up = True
 
     def __init__(self, systemd: Systemd, prop: str) -> None:
         self._systemd = systemd
@@ -182,9 +183,9 @@ class RuntimeDropIn(Kind):
             self._systemd.set_property(name, self._prop, cpus)
         self._systemd.override(name, self._prop, cpus if value.endswith(OVERRIDDEN) else None)
 
-    def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
+    def writes(self, name: str, old: str, new: str) -> List[Write]:
         """Last of what touches a unit, before its cgroup goes."""
-        return [(10, new)]
+        return [Write(Stage.DROP_IN, new)]
 
     def where(self, name: str) -> str:
         """The drop-in's path."""

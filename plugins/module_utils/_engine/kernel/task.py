@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""Threads: which one it is, whether it may be moved, and the CPUs it is bound to.
+"""Tasks, which are processes and threads: which one it is, whether it may be moved, and the CPUs it is bound to.
 
 Source: proc(5) for /proc/PID/stat; include/linux/sched.h for the flags.
 """
@@ -12,25 +12,40 @@ Source: proc(5) for /proc/PID/stat; include/linux/sched.h for the flags.
 from __future__ import annotations
 
 import re
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional
 
-from ..text.cpus import format_list, parse_list
+from ..errors import Skipped
+from ..text.cpus import format_list, is_number, parse_list
 from .host import Host
 from .kind import Kind
+from .stages import Stage, Write
 
 PF_KTHREAD = 0x00200000
 # The thread's affinity is fixed by the kernel: per-CPU kernel threads, kworkers.
 PF_NO_SETAFFINITY = 0x04000000
-
-
 SCHED_DEADLINE = 6
 
 
-class Task(NamedTuple):
-    """What tells one task from another. Ids of its parent, process group and session are those of processes."""
+class TaskId(NamedTuple):
+    """The one name of a task that is never used again: its number, and when it began."""
 
-    id: int
-    start: int  # when it began, in clock ticks since boot: with its id, the one name that is never used again
+    number: int  # of a process or thread
+    start: int  # in clock ticks since boot
+
+    def __str__(self) -> str:
+        return f"{self.number}:{self.start}"
+
+    @classmethod
+    def parse(cls, text: str) -> Optional[TaskId]:
+        """`NUMBER:START`; None if this is not one."""
+        number, _colon, start = text.partition(":")
+        return cls(int(number), int(start)) if is_number(number) and is_number(start) else None
+
+
+class Task(NamedTuple):
+    """A process or thread. Its parent, process group and session are numbers of processes."""
+
+    id: TaskId
     flags: int
     parent: int
     group: int
@@ -39,9 +54,14 @@ class Task(NamedTuple):
     has_ended: bool  # and is there until it is waited for: as a process, other threads of it may live
 
     @property
+    def number(self) -> int:
+        """Its number, while it lives."""
+        return self.id.number
+
+    @property
     def name(self) -> str:
-        """`ID:START`."""
-        return f"{self.id}:{self.start}"
+        """What an address calls it."""
+        return str(self.id)
 
     @property
     def is_kernel_thread(self) -> bool:
@@ -55,20 +75,21 @@ class Task(NamedTuple):
 
 
 def read_task(host: Host, task: int) -> Optional[Task]:
-    """A thread, or the process of that id; None where it has ended."""
+    """The thread or process of a number; None if it has ended."""
     text = host.read(f"/proc/{task}/stat")
     if not text:
         return None
     # From the third field on: the second, the name, may hold anything.
     fields = text[text.rindex(")") + 2 :].split()
     parent, group, session = int(fields[1]), int(fields[2]), int(fields[3])
-    return Task(task, int(fields[19]), int(fields[6]), parent, group, session, int(fields[38]), fields[0] in "ZX")
+    id_ = TaskId(task, int(fields[19]))
+    return Task(id_, int(fields[6]), parent, group, session, int(fields[38]), fields[0] in "ZX")
 
 
-def start_time(host: Host, task: int) -> Optional[int]:
-    """When a task began, in clock ticks since boot; None where it has ended."""
+def identify(host: Host, task: int) -> Optional[TaskId]:
+    """The id of the task that has a number now; None if it has ended."""
     found = read_task(host, task)
-    return found.start if found else None
+    return found.id if found else None
 
 
 def leader(host: Host, thread: int) -> int:
@@ -77,18 +98,18 @@ def leader(host: Host, thread: int) -> int:
     return int(match.group(1)) if match else 0
 
 
-def why_unmovable(host: Host, task: int) -> Optional[str]:
-    """Why a task whose move was refused cannot be moved; None where it could be."""
+def why_unmovable(host: Host, task: int) -> Optional[Skipped]:
+    """Why a task whose move was refused cannot be moved; None if it could be."""
     found = read_task(host, task)
     if found is None:
-        return "it has ended"
+        return Skipped("it has ended")
     if found.is_kernel_thread:
-        return "the kernel keeps this thread of its own where it is"
-    return "a task of SCHED_DEADLINE keeps its CPUs" if found.policy == SCHED_DEADLINE else None
+        return Skipped("the kernel keeps this thread of its own where it is", permanent=True)
+    return Skipped("a task of SCHED_DEADLINE keeps its CPUs") if found.policy == SCHED_DEADLINE else None
 
 
-class Affinity(Kind):
-    """`task.affinity:TID:START`: the CPUs that one thread may run on."""
+class TaskKind(Kind):
+    """A setting of one task; the name is `NUMBER:START`."""
 
     family = "cgroup"
     volatile = True
@@ -96,27 +117,39 @@ class Affinity(Kind):
     def __init__(self, host: Host) -> None:
         self._host = host
 
+    @staticmethod
+    def id_of(name: str) -> TaskId:
+        """The task of a valid name."""
+        found = TaskId.parse(name)
+        assert found is not None, name
+        return found
+
+    def valid_name(self, name: str) -> bool:
+        """Number and start time."""
+        return TaskId.parse(name) is not None
+
+
+class Affinity(TaskKind):
+    """`task.affinity:NUMBER:START`: the CPUs that one thread may run on."""
+
+    records_request = True
+
     def read(self, name: str) -> Optional[str]:
-        """The affinity; None where the thread has ended, or another has its number now."""
-        thread, start = (int(part) for part in name.split(":"))
-        cpus = self._host.affinity(thread)
-        if cpus is None or start_time(self._host, thread) != start:
+        """The affinity; None if the thread has ended, or another has its number now."""
+        thread = self.id_of(name)
+        cpus = self._host.affinity(thread.number)
+        if cpus is None or identify(self._host, thread.number) != thread:
             return None
         return format_list(cpus)
 
     def write(self, name: str, value: str) -> None:
         """Bind the thread."""
-        self._host.set_affinity(int(name.split(":")[0]), parse_list(value))
+        self._host.set_affinity(self.id_of(name).number, parse_list(value))
 
-    def stages(self, name: str, old: str, new: str) -> List[Tuple[float, str]]:
+    def writes(self, name: str, old: str, new: str) -> List[Write]:
         """Behind all that makes the kernel reset it: cpusets, moves, the controller's end."""
-        return [(14, new)]
+        return [Write(Stage.BIND_THREAD, new)]
 
     def where(self, name: str) -> str:
         """What to name in a message."""
-        return f"the affinity of thread {name.split(':')[0]}"
-
-    def valid_name(self, name: str) -> bool:
-        """Thread id and start time, in clock ticks since boot."""
-        thread, _colon, start = name.partition(":")
-        return thread.isdigit() and start.isdigit()
+        return f"the affinity of thread {self.id_of(name).number}"

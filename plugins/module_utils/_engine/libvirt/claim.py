@@ -13,9 +13,10 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
 from ..errors import IsolationError
 from ..model import Claim, Step
 from ..strategy import choose
+from ..text.cgroup_path import is_within, normalized
 from ..text.cpus import NONE, CpuSet, format_list
 from ..text.domain_xml import PIN_VCPUS, Domain
-from ..text.expression import Expression, Topology, evaluate
+from ..text.expression import Expression, Topology, evaluate, is_given
 from .role_steps import items
 
 
@@ -48,7 +49,7 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
         )
     wanted = _given(variables["isolate_emulator_cpus"], around, "isolate_emulator_cpus")
     emulator = wanted or domain.emulator
-    cgroup = "/" + (variables["isolate_cgroup"] or domain.cgroup).strip("/")
+    cgroup = normalized(variables["isolate_cgroup"] or domain.cgroup)
     asked = variables["isolate_strategy"]
     strategy, _reason = choose(asked, around.version, around.release, cgroup)
     there = lasting_partition(around, cgroup, creators)
@@ -136,11 +137,11 @@ def reserving(claims: Mapping[str, Claim], cgroup: str) -> Dict[str, Claim]:
 
 
 def _reserves(step: Step, cgroup: str) -> bool:
-    return step.name == "reserve_cpus" and f"{cgroup}/".startswith(f"{_path(step)}/")
+    return step.name == "reserve_cpus" and is_within(cgroup, _path(step))
 
 
 def _path(step: Step) -> str:
-    return "/" + str(step.arguments["cgroup"]).strip("/")
+    return normalized(step.arguments["cgroup"])
 
 
 def _relax(step: Step, around: HostContext, emulators: bool) -> Step:
@@ -161,9 +162,9 @@ def _taken(around: HostContext) -> CpuSet:
 def _cpus_of(step: Step, around: HostContext) -> CpuSet:
     """The CPUs that a step reserves, offline or not."""
     given = (step.arguments[option] for option in ("cpus", "emulator_cpus"))
-    found = (evaluate(one, around.topology, "cpus", must_be_online=False) for one in given if one not in (None, "", []))
+    found = (evaluate(one, around.topology, "cpus", must_be_online=False) for one in given if is_given(one))
     return NONE.union(*found)
 
 
 def _given(expression: Expression, around: HostContext, option: str) -> CpuSet:
-    return NONE if expression in (None, "", []) else evaluate(expression, around.topology, option)
+    return evaluate(expression, around.topology, option) if is_given(expression) else NONE

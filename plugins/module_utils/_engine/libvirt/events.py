@@ -8,19 +8,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
-from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, BinaryIO, ContextManager, Dict, List, Mapping, Optional, Sequence
 
-from ..errors import IsolationError
-from ..journal import FILE
+from ..arguments import validated
+from ..errors import IsolationError, sentence_of
 from ..kernel.host import Host
 from ..kernel.libvirt import Domains, check_name
 from ..model import Claim, Step
-from ..paths import DEFAULT, EVENTS_LOCK, TIMEOUT, domain_file
-from ..steps.catalog import read_steps, validated
+from ..paths import DEFAULT, EVENTS_LOCK, JOURNAL, TIMEOUT, domain_file
+from ..steps.catalog import read_steps
+from ..text.cgroup_path import normalized
 from ..text.cpus import format_list
 from ..text.domain_xml import LIMIT, Domain, parse
 from ..transaction.engine import Engine
@@ -55,6 +53,8 @@ class Event:
 
     def configure(self) -> None:
         """Read what the domain is configured to. Raises IsolationError."""
+        self._variables = {}
+        self.required = self.operation == "prepare"
         try:
             check_name(self.name)
         except ValueError as error:
@@ -67,10 +67,9 @@ class Event:
             text = self._host.read_own(path)
             if text is not None:
                 self._variables = _complete(path, text)
-                self.required = self.required and self._variables["required"]
+                self.required = self.operation == "prepare" and self._variables["required"]
                 self.timeout = self._variables["timeout"]
                 return
-        self._variables = {}
         self.required = False
 
     def carry_out(self) -> List[str]:
@@ -99,7 +98,7 @@ class Event:
 
     def _leave_alone(self) -> List[str]:
         """Nothing is done for the domain; but no claim must confine it to its CPUs, if that can be helped."""
-        if not self._host.exists(FILE):
+        if not self._host.exists(JOURNAL):
             return []
         cgroup, around = self._domain().cgroup, self._around(self._engine())
         lines = []
@@ -113,7 +112,7 @@ class Event:
     def _prepare(self) -> List[str]:
         domain, engine = self._domain(), self._engine()
         around = self._around(engine)
-        cgroup = "/" + (self._variables["isolate_cgroup"] or domain.cgroup).strip("/")
+        cgroup = normalized(self._variables["isolate_cgroup"] or domain.cgroup)
         # Where somebody else's claim is for this cgroup, that says that all in it are VMs with CPUs of theirs.
         if all(claim.created_by == CREATED_BY for claim in reserving(around.claims, cgroup).values()):
             around = around._replace(others=_others(engine, cgroup, around.claims))
@@ -122,20 +121,23 @@ class Event:
         try:
             lines += self._change(decision.changed)
             outcome = self._engine().apply(self.name, read_steps(decision.items), created_by=CREATED_BY)
-        except IsolationError:
-            self._change({name: around.claims[name].steps for name in decision.changed})
+        except Exception as error:  # also a time limit: the others get their partition back whatever it is
+            try:
+                self._change({name: around.claims[name].steps for name in decision.changed})
+            except IsolationError as also:
+                raise IsolationError(f"{sentence_of(error)}; other claims stay without a partition: {also}") from error
             raise
-        told = outcome.notes
+        notes = outcome.notes
         lines.append(
-            f"{len(outcome.changes)} settings changed; strategy {told['strategy']}, CPUs of VMs {told['vm_cpus']}, of"
-            f" the host {told['host_cpus']}"
+            f"{len(outcome.changes)} settings changed; strategy {notes['strategy']}, CPUs of VMs {notes['vm_cpus']}, of"
+            f" the host {notes['host_cpus']}"
         )
         return lines + outcome.warnings
 
     def _around(self, engine: Engine) -> HostContext:
         claims = {name: claim for name, claim in engine.journal_file.load().claims.items() if name != self.name}
         resources = engine.resources
-        return HostContext(resources.topology, resources.cgroups.version, os.uname().release, claims)
+        return HostContext(resources.topology, resources.cgroups.version, self._host.kernel_release(), claims)
 
     def _change(self, claims: Mapping[str, Sequence[Step]]) -> List[str]:
         """Have claims of libvirt go on with other steps."""
@@ -159,24 +161,19 @@ class Event:
         return self._parsed
 
 
-@contextlib.contextmanager
-def event_lock(host: Host) -> Iterator[None]:
-    """One event at a time: what runs and what has claims must not change between looking and acting."""
-    path = host.path(EVENTS_LOCK)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # the time limit bounds it
-        yield
-    finally:
-        os.close(descriptor)
+def event_lock(host: Host) -> ContextManager[None]:
+    """One event at a time: what runs and what has claims must not change between looking and acting.
+
+    The time limit of the event bounds the wait.
+    """
+    return host.locked(EVENTS_LOCK)
 
 
 def _complete(path: str, text: str) -> Dict[str, Any]:
     try:
         given = json.loads(text)
         if not isinstance(given, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
         configured = validated(path, {**VARIABLES, **SETTINGS}, given)
         if not 0 < configured["timeout"] <= LONGEST_TIMEOUT:
             raise ValueError(f"timeout is {configured['timeout']}; expected 1 to {LONGEST_TIMEOUT} seconds")

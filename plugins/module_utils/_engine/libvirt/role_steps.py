@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping
 
-from ..steps.reserve_cpus import ARGUMENTS as RESERVE
+from ..steps.catalog import STEPS
+
+RESERVE = STEPS["reserve_cpus"].ARGUMENTS
 
 # The variables of the role by their names, without those that say which claim it is and whether it persists. Where the
 # CPUs and the cgroup are not given, they are those of the domain that starts.

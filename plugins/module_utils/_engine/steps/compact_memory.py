@@ -8,43 +8,45 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping
+from typing import Any, ClassVar, Dict, Mapping
 
 from ..errors import IsolationError
-from ..planning.view import State
+from ..planning.step_type import ArgumentSpec, StepType
+from ..planning.view import View
 from ..resources import Resources
-from ..text.cpus import CpuSet, format_list, parse_list
+from ..text.cpus import CpuSet, format_list
+from ..text.nodes import parse_nodes
 
-ARGUMENTS: Dict[str, Any] = {"nodes": {"type": "list", "elements": "str"}}
+
+class CompactMemory(StepType):
+    """Nothing is claimed."""
+
+    ARGUMENTS: ClassVar[ArgumentSpec] = {"nodes": {"type": "list", "elements": "str"}}
+    acts = True
+
+    def plan(self, arguments: Mapping[str, Any], view: View) -> None:
+        """A node that does not exist is found before anything is changed."""
+        _nodes(arguments, view.resources)
+
+    def act(self, arguments: Mapping[str, Any], resources: Resources) -> Dict[str, Any]:
+        """Compact. Returns for each node the free blocks of the default huge page's size, before and after."""
+        nodes = sorted(_nodes(arguments, resources))
+        before = resources.memory.huge_blocks()
+        for node in nodes:
+            resources.memory.compact(node)
+        after = resources.memory.huge_blocks()
+        blocks = [{"node": node, "before": before.get(node, 0), "after": after.get(node, 0)} for node in nodes]
+        return {"free_huge_blocks": blocks}
 
 
 def _nodes(arguments: Mapping[str, Any], resources: Resources) -> CpuSet:
-    there = resources.memory.nodes()
+    available = resources.memory.nodes()
     if arguments["nodes"] is None:
-        return there
-    try:
-        asked = parse_list(",".join(str(node).lstrip("N") for node in arguments["nodes"]))
-    except ValueError as error:
-        raise IsolationError(f"nodes: {arguments['nodes']}: {error}") from None
-    if not asked or asked - there:
-        missing = format_list(asked - there) or "''"
-        raise IsolationError(f"nodes: there is no NUMA node {missing}; nodes with memory are {format_list(there)}")
-    return asked
+        return available
+    nodes = parse_nodes(arguments["nodes"], available, "nodes")
+    if not nodes:
+        raise IsolationError(f"nodes: no NUMA node is named; nodes with memory are {format_list(available)}")
+    return nodes
 
 
-def plan(arguments: Mapping[str, Any], state: State) -> None:
-    """Nothing is claimed, but a node that does not exist is found before anything is changed."""
-    _nodes(arguments, state.resources)
-
-
-def act(arguments: Mapping[str, Any], resources: Resources) -> Dict[str, Any]:
-    """Compact. Returns for each node the free blocks of the default huge page's size, before and after."""
-    nodes = sorted(_nodes(arguments, resources))
-    before = resources.memory.huge_blocks()
-    for node in nodes:
-        resources.memory.compact(node)
-    after = resources.memory.huge_blocks()
-    blocks: List[Dict[str, int]] = [
-        {"node": node, "before": before.get(node, 0), "after": after.get(node, 0)} for node in nodes
-    ]
-    return {"free_huge_blocks": blocks}
+STEP = CompactMemory()

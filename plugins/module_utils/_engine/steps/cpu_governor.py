@@ -8,46 +8,59 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping
+from typing import Any, ClassVar, Mapping, Optional, Sequence
 
 from ..errors import IsolationError
-from ..planning.view import State
-from ..text.cpus import format_list
-
-ARGUMENTS: Dict[str, Any] = {
-    "governor": {"type": "str", "required": True},
-    "cpus": {"type": "raw", "default": "online"},
-    "energy_preference": {"type": "str"},
-    "if_unsupported": {"type": "str", "choices": ["fail", "skip"], "default": "fail"},
-}
+from ..kernel.cpufreq import GOVERNOR, PREFERENCE
+from ..model import Address
+from ..planning.step_type import ArgumentSpec, StepType
+from ..planning.view import View
+from ..text.cpus import format_list, is_number
 
 
-def plan(arguments: Mapping[str, Any], state: State) -> None:
+class CpuGovernor(StepType):
     """Every policy that has one of the CPUs; the CPUs that share it go with them."""
-    governor = arguments["governor"]
-    cpus = state.evaluate(arguments["cpus"], "cpus")
-    cpufreq = state.resources.cpufreq
-    policies = [name for name, own in cpufreq.policies() if own & cpus]
-    if not policies:
-        sentence = f"CPUs {format_list(cpus)} have no cpufreq policy: the frequency is not up to this kernel"
-        if arguments["if_unsupported"] == "fail":
-            raise IsolationError(f"{sentence}; load a cpufreq driver, or leave this step out")
-        state.skip("cpufreq.governor", sentence)
-    for policy in policies:
-        offered = cpufreq.governors(policy)
-        if governor not in offered and not cpufreq.loadable(governor):
-            raise IsolationError(
-                f"governor: {policy} has no governor {governor!r} and the kernel no module cpufreq_{governor};"
-                f" there are {', '.join(offered)}"
-            )
-        state.assign(f"cpufreq.governor:{policy}", governor)
-        preference = arguments["energy_preference"]
-        there = cpufreq.preferences(policy)
-        if there and governor == "performance" and preference in (None, "performance"):
-            # Active-mode drivers lock it to performance then: held, so that a revert gives it back.
-            state.assign(f"cpufreq.preference:{policy}", "performance")
-        elif preference is not None:
-            if preference not in there and not (there and preference.isdigit()):
-                offers = ", ".join(there) or "none"
-                raise IsolationError(f"energy_preference: {policy} has no {preference!r}; there are {offers}")
-            state.assign(f"cpufreq.preference:{policy}", preference)
+
+    ARGUMENTS: ClassVar[ArgumentSpec] = {
+        "governor": {"type": "str", "required": True},
+        "cpus": {"type": "raw", "default": "online"},
+        "energy_preference": {"type": "str"},
+        "if_unsupported": {"type": "str", "choices": ["fail", "skip"], "default": "fail"},
+    }
+
+    def plan(self, arguments: Mapping[str, Any], view: View) -> None:
+        """The governor, and the preference that it locks or that is asked for."""
+        governor = arguments["governor"]
+        cpus = view.evaluate(arguments["cpus"], "cpus")
+        cpufreq = view.resources.cpufreq
+        policies = [name for name, own in cpufreq.policies() if own & cpus]
+        if not policies:
+            sentence = f"CPUs {format_list(cpus)} have no cpufreq policy: the frequency is not up to this kernel"
+            if arguments["if_unsupported"] == "fail":
+                raise IsolationError(f"{sentence}; load a cpufreq driver, or leave this step out")
+            view.skips.add(Address(GOVERNOR), sentence)
+        for policy in policies:
+            offered = cpufreq.governors(policy)
+            if governor not in offered and not cpufreq.loadable(governor):
+                raise IsolationError(
+                    f"governor: {policy} has no governor {governor!r} and the kernel no module cpufreq_{governor};"
+                    f" there are {', '.join(offered)}"
+                )
+            view.assign(Address(GOVERNOR, policy), governor)
+            preference = _preference(arguments, policy, cpufreq.preferences(policy))
+            if preference is not None:
+                view.assign(Address(PREFERENCE, policy), preference)
+
+
+def _preference(arguments: Mapping[str, Any], policy: str, offered: Sequence[str]) -> Optional[str]:
+    """The energy preference of a policy; None if it stays what it is."""
+    asked: Optional[str] = arguments["energy_preference"]
+    if offered and arguments["governor"] == "performance" and asked in (None, "performance"):
+        return "performance"  # active-mode drivers lock it to that: held, so that a revert restores it
+    if asked is not None and asked not in offered and not (offered and is_number(asked)):
+        offers = ", ".join(offered) or "none"
+        raise IsolationError(f"energy_preference: {policy} has no {asked!r}; there are {offers}")
+    return asked
+
+
+STEP = CpuGovernor()

@@ -8,28 +8,31 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping
+from typing import Any, ClassVar, Dict, Mapping
 
-from ..planning.view import State
+from ..planning.step_type import ArgumentSpec, StepType
 from ..resources import Resources
-
-ARGUMENTS: Dict[str, Any] = {
-    "what": {"type": "str", "choices": ["page_cache", "slab_objects", "all"], "default": "all"},
-    "sync": {"type": "bool", "default": True},
-}
 
 _BITS = {"page_cache": 1, "slab_objects": 2, "all": 3}
 
 
-def plan(arguments: Mapping[str, Any], state: State) -> None:
-    """Nothing is claimed: what was dropped cannot be given back."""
+class DropCaches(StepType):
+    """What was dropped cannot be restored, so nothing is claimed."""
+
+    ARGUMENTS: ClassVar[ArgumentSpec] = {
+        "what": {"type": "str", "choices": ["page_cache", "slab_objects", "all"], "default": "all"},
+        "sync": {"type": "bool", "default": True},
+    }
+    acts = True
+
+    def act(self, arguments: Mapping[str, Any], resources: Resources) -> Dict[str, Any]:
+        """Drop the caches. Returns the memory that became free, in bytes."""
+        memory = resources.memory
+        if arguments["sync"]:
+            memory.sync()
+        before = memory.free()
+        memory.drop(_BITS[arguments["what"]])
+        return {"freed_bytes": max(0, memory.free() - before)}
 
 
-def act(arguments: Mapping[str, Any], resources: Resources) -> Dict[str, Any]:
-    """Drop the caches. Returns the memory that became free, in bytes."""
-    memory = resources.memory
-    if arguments["sync"]:
-        memory.sync()
-    before = memory.free()
-    memory.drop(_BITS[arguments["what"]])
-    return {"freed_bytes": max(0, memory.free() - before)}
+STEP = DropCaches()

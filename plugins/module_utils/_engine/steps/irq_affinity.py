@@ -10,52 +10,70 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from typing import Any, Dict, List, Mapping, Optional, Set
+from typing import Any, ClassVar, List, Mapping, Optional, Set
 
 from ..errors import IsolationError
-from ..kernel.irqbalance import NO_ANSWER
-from ..planning.view import State
-from ..text.cpus import CpuSet, format_list
+from ..kernel.irq import AFFINITY, DEFAULT
+from ..kernel.irqbalance import BANNED, NO_ANSWER
+from ..model import Address
+from ..planning.step_type import ArgumentSpec, StepType
+from ..planning.view import View
+from ..text.cpus import NONE, CpuSet, format_list
 
-ARGUMENTS: Dict[str, Any] = {
-    "operation": {"type": "str", "choices": ["mask", "add", "set"], "default": "mask"},
-    "cpus": {"type": "raw", "required": True},
-    "irqs": {"type": "list", "elements": "int"},
-    "names": {"type": "list", "elements": "str"},
-    "pci": {"type": "list", "elements": "str"},
-    "default": {"type": "bool"},
-    "irqbalance": {"type": "bool"},
-}
-
-DEFAULT = "irq.default:"
+NEW_INTERRUPTS = Address(DEFAULT, "")
 
 
-def plan(arguments: Mapping[str, Any], state: State) -> None:
+class Masked:
+    """What irq_affinity steps keep interrupts off: one that has no CPU left gets none of these."""
+
+    cpus: CpuSet = NONE
+
+
+class IrqAffinity(StepType):
     """The chosen interrupts, or all of them with the default affinity and irqbalance's ban."""
-    cpus = state.evaluate(arguments["cpus"], "cpus")
-    chosen = _chosen(arguments, state)
-    everything = chosen is None
-    operation = arguments["operation"]
-    if operation == "mask":
-        state.masked |= cpus
-    for number in state.resources.irqs.numbers() if chosen is None else chosen:
-        _move(state, number, operation, cpus)
-    if everything if arguments["default"] is None else arguments["default"]:
-        state.assign(DEFAULT, _changed(state, DEFAULT, operation, cpus))
-    ban = (everything and operation == "mask") if arguments["irqbalance"] is None else arguments["irqbalance"]
-    process = state.resources.irqbalance.running() if ban else None
-    if process:
-        address = f"irqbalance.banned:{process}"
-        if state.actual(address) in (None, NO_ANSWER):
-            state.skip(address, "irqbalance does not answer on its socket: it may move interrupts back")
+
+    ARGUMENTS: ClassVar[ArgumentSpec] = {
+        "operation": {"type": "str", "choices": ["mask", "add", "set"], "default": "mask"},
+        "cpus": {"type": "raw", "required": True},
+        "irqs": {"type": "list", "elements": "int"},
+        "names": {"type": "list", "elements": "str"},
+        "pci": {"type": "list", "elements": "str"},
+        "default": {"type": "bool"},
+        "irqbalance": {"type": "bool"},
+    }
+
+    def plan(self, arguments: Mapping[str, Any], view: View) -> None:
+        """New affinities, of each interrupt what the operation makes of the one that it has."""
+        cpus = view.evaluate(arguments["cpus"], "cpus")
+        chosen = _chosen(arguments, view)
+        everything = chosen is None
+        operation = arguments["operation"]
+        if operation == "mask":
+            view.shared(Masked).cpus |= cpus
+        for number in view.resources.irqs.numbers() if chosen is None else chosen:
+            _move(view, number, operation, cpus)
+        if everything if arguments["default"] is None else arguments["default"]:
+            view.assign(NEW_INTERRUPTS, _changed(view, NEW_INTERRUPTS, operation, cpus))
+        if (everything and operation == "mask") if arguments["irqbalance"] is None else arguments["irqbalance"]:
+            _ban(view, operation, cpus)
+
+    def plan_inheritors(self, view: View, held: Set[Address]) -> None:
+        """Give interrupts that were requested under a narrowed default what the default is restored to.
+
+        They inherited the narrow default and have no 'before'.
+        """
+        narrow, wide = view.actual(NEW_INTERRUPTS), view.get(NEW_INTERRUPTS)
+        if NEW_INTERRUPTS not in view.restored or narrow == wide:
             return
-        banned = state.cpus(address)
-        others = state.resources.topology.online() - cpus
-        state.assign(address, format_list({"mask": banned | cpus, "add": banned - cpus, "set": others}[operation]))
+        for number in view.resources.irqs.numbers():
+            address = Address(AFFINITY, str(number))
+            inherited = address not in held and address not in view.planned and view.actual(address) == narrow
+            if inherited and not view.resources.irqs.immovable(number):
+                view.assign(address, wide)
 
 
-def _chosen(arguments: Mapping[str, Any], state: State) -> Optional[List[int]]:
-    irqs = state.resources.irqs
+def _chosen(arguments: Mapping[str, Any], view: View) -> Optional[List[int]]:
+    irqs = view.resources.irqs
     numbers: Set[int] = set()
     if all(arguments[option] is None for option in ("irqs", "names", "pci")):
         return None
@@ -71,7 +89,7 @@ def _chosen(arguments: Mapping[str, Any], state: State) -> Optional[List[int]]:
         numbers |= found
     for address in arguments["pci"] or []:
         if not re.match(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\Z", address):
-            raise IsolationError(f"pci: {address!r} is no PCI address such as 0000:01:00.0")
+            raise IsolationError(f"pci: {address!r} is not a PCI address such as 0000:01:00.0")
         of_device = irqs.of_pci(address)
         if of_device is None:
             raise IsolationError(f"pci: there is no PCI device {address}; see lspci -D")
@@ -79,52 +97,53 @@ def _chosen(arguments: Mapping[str, Any], state: State) -> Optional[List[int]]:
     return sorted(numbers)
 
 
-def _move(state: State, number: int, operation: str, cpus: CpuSet) -> None:
-    address = f"irq.affinity:{number}"
-    _inherit(state, address)
-    wanted = _changed(state, address, operation, cpus)
-    if wanted != state.actual(address):
-        reason = f"managed by the kernel ({state.resources.irqs.actions(number) or 'no handler'})"
+def _move(view: View, number: int, operation: str, cpus: CpuSet) -> None:
+    address = Address(AFFINITY, str(number))
+    _record_if_requested_under_default(view, address)
+    wanted = _changed(view, address, operation, cpus)
+    if wanted != view.actual(address):
+        reason = f"managed by the kernel ({view.resources.irqs.actions(number) or 'no handler'})"
         # What the journal knows of this very interrupt need not be tried again.
-        if state.journal.refused.get(address) == reason or state.resources.irqs.immovable(number):
-            state.skip(address, reason)
+        if view.journal.permanent_skips.get(address) == reason or view.resources.irqs.immovable(number):
+            view.skips.add(address, reason, permanent=True)
             return
-    state.assign(address, wanted)
+    view.assign(address, wanted)
 
 
-def _inherit(state: State, address: str) -> None:
-    """An interrupt that was requested while the default was narrow is to get what the default is given back to."""
-    wide = state.journal.baseline.get(DEFAULT)
-    known = any(address in claim.holds for claim in state.journal.claims.values())
-    if wide is not None and not known and state.actual(address) == state.actual(DEFAULT) != wide:
-        state.requested_under_default[address] = wide
+def _record_if_requested_under_default(view: View, address: Address) -> None:
+    """An interrupt that was requested under a narrowed default is to get what the default is restored to."""
+    wide = view.journal.baseline.get(NEW_INTERRUPTS)
+    known = any(address in claim.holds for claim in view.journal.claims.values())
+    if wide is not None and not known and view.actual(address) == view.actual(NEW_INTERRUPTS) != wide:
+        view.recorded[address] = wide
 
 
-def _changed(state: State, address: str, operation: str, cpus: CpuSet) -> str:
-    now = state.cpus(address)
+def _changed(view: View, address: Address, operation: str, cpus: CpuSet) -> str:
+    now = view.cpus(address)
     if operation == "set":
         return format_list(cpus)
     if operation == "add":
         return format_list(now | cpus)
-    online = state.resources.topology.online()
+    online, masked = view.resources.topology.online(), view.shared(Masked).cpus
     left = now - cpus
     if left & online:
         return format_list(left)
-    if not online - state.masked:
-        raise IsolationError(f"cpus: {format_list(state.masked)} are all CPUs of this host; interrupts need one")
-    return format_list(online - state.masked)
+    if not online - masked:
+        raise IsolationError(f"cpus: {format_list(masked)} are all CPUs of this host; interrupts need one")
+    return format_list(online - masked)
 
 
-def inheritors(state: State, held: Set[str]) -> None:
-    """Give interrupts that were requested while the default was narrowed what the default is given back to.
-
-    They inherited the narrow default and have no 'before'.
-    """
-    narrow, wide = state.actual(DEFAULT), state.get(DEFAULT)
-    if DEFAULT not in state.restored or narrow == wide:
+def _ban(view: View, operation: str, cpus: CpuSet) -> None:
+    process = view.resources.irqbalance.running()
+    if process is None:
         return
-    for number in state.resources.irqs.numbers():
-        address = f"irq.affinity:{number}"
-        inherited = address not in held and address not in state.planned and state.actual(address) == narrow
-        if inherited and not state.resources.irqs.immovable(number):
-            state.assign(address, wide)
+    address = Address(BANNED, process)
+    if view.actual(address) in (None, NO_ANSWER):
+        view.skips.add(address, "irqbalance does not answer on its socket: it may move interrupts back")
+        return
+    banned = view.cpus(address)
+    others = view.resources.topology.online() - cpus
+    view.assign(address, format_list({"mask": banned | cpus, "add": banned - cpus, "set": others}[operation]))
+
+
+STEP = IrqAffinity()

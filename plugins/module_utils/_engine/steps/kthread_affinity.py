@@ -8,18 +8,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping
+from typing import Any, ClassVar, Mapping
 
 from ..errors import IsolationError
-from ..planning.view import State
+from ..planning.step_type import ArgumentSpec, StepType
+from ..planning.view import View
 from ..text.cpus import format_list
 
-ARGUMENTS: Dict[str, Any] = {"cpus": {"type": "raw", "required": True}}
+
+class KthreadAffinity(StepType):
+    """Each kernel thread keeps what it has of the other CPUs, and gets all of them if it has none."""
+
+    ARGUMENTS: ClassVar[ArgumentSpec] = {"cpus": {"type": "raw", "required": True}}
+
+    def plan(self, arguments: Mapping[str, Any], view: View) -> None:
+        """Keep the threads of the root cgroup off the CPUs."""
+        cpus = view.evaluate(arguments["cpus"], "cpus")
+        if not view.resources.topology.online() - cpus:
+            raise IsolationError(f"cpus: {format_list(cpus)} are all CPUs of this host; kernel threads need one")
+        view.keep_off(cpus)
 
 
-def plan(arguments: Mapping[str, Any], state: State) -> None:
-    """Each kernel thread keeps what it has of the other CPUs, and gets all of them where it has none."""
-    cpus = state.evaluate(arguments["cpus"], "cpus")
-    if not state.resources.topology.online() - cpus:
-        raise IsolationError(f"cpus: {format_list(cpus)} are all CPUs of this host; kernel threads need one")
-    state.keep_off(cpus)
+STEP = KthreadAffinity()

@@ -8,40 +8,45 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping
+from typing import Any, ClassVar, Mapping, Sequence
 
 from ..errors import IsolationError
+from ..kernel.cpuset import CPUS, MEMS, TASK_CGROUP
+from ..model import Address
+from ..planning.step_type import ArgumentSpec, StepType
 from ..planning.tasks import move_all
-from ..planning.view import State
-from ..resources import PLACE
-
-ARGUMENTS: Dict[str, Any] = {
-    "source": {"type": "str", "required": True},
-    "target": {"type": "str", "required": True},
-    "kernel_threads": {"type": "bool", "default": False},
-}
+from ..planning.view import View
+from ..text import cgroup_path
 
 
-def plan(arguments: Mapping[str, Any], state: State) -> None:
-    """Every task that is in the source now."""
-    paths = {option: "/" + arguments[option].strip("/") for option in ("source", "target")}
-    for option, path in paths.items():
-        if not state.resources.kinds["cgroup.exists"].valid_name(path):
-            raise IsolationError(f"{option}: {arguments[option]!r} is not the path of a cgroup")
-        if state.get(f"cgroup.exists:{path}") != "present":
-            raise IsolationError(f"{option}: there is no cgroup {path}")
-    source, target = paths["source"], paths["target"]
-    if source == target:
-        raise IsolationError(f"target: {target} is the source, too")
-    if not state.resources.cgroups.inherits:
-        for kind in ("cpus", "mems"):
-            if not state.get(f"cgroup.{kind}:{target}"):
-                raise IsolationError(f"target: {target} has no {kind} and takes no task; give it some with cpuset")
-    staying = move_all(state, source, target, arguments["kernel_threads"])
-    if staying:
-        state.skip(f"{PLACE}:{source}", staying)
+class MoveTasks(StepType):
+    """Every task that is in the source."""
+
+    ARGUMENTS: ClassVar[ArgumentSpec] = {
+        "source": {"type": "str", "required": True},
+        "target": {"type": "str", "required": True},
+        "kernel_threads": {"type": "bool", "default": False},
+    }
+
+    def plan(self, arguments: Mapping[str, Any], view: View) -> None:
+        """Those that are there now; those that are forked meanwhile follow."""
+        source, target = (cgroup_path.from_option(option, arguments[option]) for option in ("source", "target"))
+        for option, path in (("source", source), ("target", target)):
+            if not view.exists(path):
+                raise IsolationError(f"{option}: there is no cgroup {path}")
+        if source == target:
+            raise IsolationError(f"target: {target} is the source, too")
+        if not view.resources.cgroups.inherits:
+            for kind, what in ((CPUS, "cpus"), (MEMS, "mems")):
+                if not view.get(Address(kind, target)):
+                    raise IsolationError(f"target: {target} has no {what} and takes no task; give it some with cpuset")
+        staying = move_all(view, source, target, arguments["kernel_threads"])
+        if staying:
+            view.skips.add(Address(TASK_CGROUP, source), staying)
+
+    def destinations(self, arguments: Mapping[str, Any]) -> Sequence[str]:
+        """The target."""
+        return [cgroup_path.normalized(arguments["target"])]
 
 
-def destinations(arguments: Mapping[str, Any]) -> List[str]:
-    """Where tasks were moved to."""
-    return ["/" + arguments["target"].strip("/")]
+STEP = MoveTasks()

@@ -21,7 +21,12 @@ NONE: CpuSet = frozenset()
 # Far above any kernel's NR_CPUS (8192): a slip such as 0-99999999999 must not fill the memory.
 LIMIT = 1 << 16
 
-_RANGE = re.compile(r"(\d+)(?:-(\d+)(?::(\d+)/(\d+))?)?\Z", re.ASCII)
+_RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18})(?::(\d{1,9})/(\d{1,9}))?)?\Z", re.ASCII)
+
+
+def is_number(text: str) -> bool:
+    """Whether this is a decimal number as the kernel writes one; `isdigit` alone takes `²` and `٣` as well."""
+    return text.isascii() and text.isdigit() and len(text) <= 18
 
 
 def parse_range(text: str) -> CpuSet:

@@ -23,10 +23,10 @@ Terms are read from left to right, so `0-7,^3` is without CPU 3, as in libvirt.
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Sequence, Union
+from typing import Any, Callable, Dict, Sequence, Union
 
 from ..errors import IsolationError
-from .cpus import NONE, CpuSet, format_list, parse_range
+from .cpus import NONE, CpuSet, format_list, is_number, parse_range
 
 Expression = Union[str, int, Sequence[Union[str, int]]]
 
@@ -98,7 +98,7 @@ def evaluate(expression: Expression, topology: Topology, option: str, must_be_on
         for term in filter(None, (part.strip() for part in str(item).split(","))):
             position += 1
             body = term[1:].strip() if term.startswith("^") else term
-            nodes_go_on = body[:1] == "N" or (nodes_go_on and body[:1].isdigit())
+            nodes_go_on = body[:1] == "N" or (nodes_go_on and is_number(body[:1]))
             try:
                 found = _term("N" + body if nodes_go_on and body[:1] != "N" else body, topology)
                 missing = found - topology.online()
@@ -117,6 +117,11 @@ def evaluate(expression: Expression, topology: Topology, option: str, must_be_on
     return cpus
 
 
+def is_given(expression: Any) -> bool:
+    """Whether an optional expression says anything; an empty string or list does not."""
+    return expression not in (None, "", [])
+
+
 def _term(body: str, topology: Topology) -> CpuSet:
     words: Dict[str, Callable[[], CpuSet]] = {
         "all": topology.possible,
@@ -129,9 +134,9 @@ def _term(body: str, topology: Topology) -> CpuSet:
         numbers = parse_range(body[1:])
         return numbers if body[0] == "C" else _union(topology.node, numbers)
     name, colon, argument = body.partition(":")
-    if colon and not name[:1].isdigit():
+    if colon and not is_number(name[:1]):
         return _named(name, argument, topology)
-    if not body[:1].isdigit():
+    if not is_number(body[:1]):
         raise ValueError(f"expected {KNOWN}")
     return parse_range(body)
 

@@ -8,20 +8,29 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ..errors import IsolationError
 from .cpus import CpuSet, format_list, parse_list
 
+# In front of a number only: N1N2 is no node 12.
+_PREFIX = re.compile(r"(?:(?<=[,\s-])|^)N(?=[0-9])")
 
-def parse_nodes(given: Any, there: CpuSet, option: str) -> CpuSet:
-    """The NUMA nodes of an option, as a node list (`0-1`, `N0`) or a list of such. Raises IsolationError."""
+
+def parse_nodes(given: Any, available: CpuSet, option: str) -> CpuSet:
+    """The NUMA nodes of an option, as a node list (`0-1`, `N0`, `N0-1`) or a list of such.
+
+    Raises IsolationError if it cannot be read, or names a node that is not `available`.
+    """
     items = given if isinstance(given, list) else [given]
     try:
-        nodes = parse_list(",".join(str(item) for item in items).replace("N", ""))
+        nodes = parse_list(_PREFIX.sub("", ",".join(str(item).strip() for item in items)))
     except ValueError as error:
         raise IsolationError(f"{option}: {given!r}: {error}") from None
-    if nodes - there:
-        missing = format_list(nodes - there)
-        raise IsolationError(f"{option}: there is no NUMA node {missing}; there are {format_list(there)}")
+    if nodes - available:
+        missing = format_list(nodes - available)
+        raise IsolationError(
+            f"{option}: there is no NUMA node {missing}; nodes with memory are {format_list(available)}"
+        )
     return nodes

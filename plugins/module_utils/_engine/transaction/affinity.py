@@ -7,7 +7,7 @@
 """Thread affinities under changing cpusets: what the kernel destroys, and what each thread is to get.
 
 Changing a cpuset resets the affinity of the threads in it (user threads before Linux 6.2, kernel threads always).
-So what each thread asked for, its wish, is recorded before, kept as far as it fits, and given back.
+So the affinity that each thread requested is recorded before, kept as far as it fits, and restored.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ Tree = List[Tuple[str, List[str]]]
 class Pin(NamedTuple):
     """A thread whose affinity is not just all of its cgroup's CPUs."""
 
-    name: str  # TID:START
+    name: str  # as an address names it
     cpus: CpuSet
-    before: CpuSet  # the room that its cgroup gives it now
-    after: CpuSet  # ... and will give it
-    confined: bool = False  # whether it is us who bind it, where its cgroup has no cpuset to do so
+    before: CpuSet  # the effective CPUs of its cgroup now
+    after: CpuSet  # ... and then
+    confined: bool = False  # whether it is us who bind it, because its cgroup has no cpuset to do so
 
 
-def fit(wish: CpuSet, room: CpuSet) -> CpuSet:
-    """What a thread gets of its wish: the part that is there, or all there is where nothing of it is."""
-    return (wish & room) or room
+def fit(requested: CpuSet, effective: CpuSet) -> CpuSet:
+    """What a thread gets of its requested affinity: the part that is effective, or all that is if nothing of it is."""
+    return (requested & effective) or effective
 
 
 def requested_affinity(pin: Pin, recorded: Optional[CpuSet], everything: CpuSet) -> CpuSet:
-    """What a thread asked for: the recorded wish, unless its owner has changed the affinity since.
+    """What a thread requested: as recorded, unless its owner has changed the affinity since.
 
-    It is unchanged where the thread has what we gave it, or what the kernel resets a thread to. One that has all of its
-    room, and never had less that was recorded, asked for nothing: it is to have all that its cgroup gives.
+    It is unchanged if the thread has what we gave it, or what the kernel resets a thread to. One that has all effective
+    CPUs, and never had less that was recorded, requested nothing: it is to have all that its cgroup gives.
     """
     if recorded is not None and (pin.confined or pin.cpus in (fit(recorded, pin.before), pin.before)):
         return recorded
@@ -48,14 +48,14 @@ def requested_affinity(pin: Pin, recorded: Optional[CpuSet], everything: CpuSet)
 def targets(
     pins: List[Pin], recorded: Mapping[str, CpuSet], certain: Mapping[str, CpuSet], everything: CpuSet
 ) -> Dict[str, Tuple[CpuSet, CpuSet]]:
-    """For every pinned thread its wish, and the affinity that it is to have.
+    """For every pinned thread its requested affinity, and the one that it is to have.
 
-    A wish that is `certain` is not compared with what the thread has; `everything` are the CPUs of the host.
+    What is `certain` is not compared with what the thread has; `everything` are the CPUs of the host.
     """
     result = {}
     for pin in pins:
-        wish = certain.get(pin.name) or requested_affinity(pin, recorded.get(pin.name), everything)
-        result[pin.name] = (wish, fit(wish, pin.after))
+        requested = certain.get(pin.name) or requested_affinity(pin, recorded.get(pin.name), everything)
+        result[pin.name] = (requested, fit(requested, pin.after))
     return result
 
 

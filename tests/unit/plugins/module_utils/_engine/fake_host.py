@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Dict, List, Sequence, Tuple
 
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import Immovable
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import Skipped
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.host import Host
 
 
@@ -43,5 +43,5 @@ class FakeHost(Host):
 
     def set_affinity(self, thread: int, cpus: frozenset) -> None:
         if thread not in self.affinities:
-            raise Immovable("the thread has ended")
+            raise Skipped("the thread has ended")
         self.affinities[thread] = cpus

@@ -19,7 +19,7 @@ import re
 import tempfile
 from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import Immovable, Refused
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import Refused, Skipped
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.host import Host
 
 Cpus = FrozenSet[int]
@@ -185,6 +185,7 @@ class FakeKernel(Host):
         self.files.update(
             {
                 "/proc/sys/kernel/random/boot_id": "11111111-2222-3333-4444-555555555555",
+                "/proc/sys/kernel/osrelease": "6.1.0-40-amd64",
                 "/proc/self/mountinfo": (
                     "22 1 0:20 / /sys rw - sysfs sysfs rw\n"
                     f"25 22 0:24 / {CGROUP} rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate"
@@ -717,9 +718,9 @@ class FakeKernel(Host):
     def set_affinity(self, thread: int, cpus: Cpus) -> None:
         task = self.threads.get(thread)
         if task is None:
-            raise Immovable("the thread has ended")
+            raise Skipped("the thread has ended")
         if task.flags & FIXED or not cpus & self.room(task.cgroup):
-            raise Immovable("the kernel keeps this thread's affinity (Invalid argument)")
+            raise Skipped("the kernel keeps this thread's affinity (Invalid argument)")
         task.cpus = cpus & self.room(task.cgroup)
         task.asked = cpus
         self.note_write(f"affinity of thread {thread}")

@@ -14,8 +14,9 @@ from typing import Any, Callable
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.journal import FILE, LOCK, JournalFile
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.journal import JournalFile
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.model import Claim, Journal, Step
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import JOURNAL, LOCK
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, whole_job
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel import FakeKernel, booted
@@ -26,10 +27,10 @@ JOB = whole_job("4-7", "slices")
 def edited(kernel: FakeKernel, edit: Callable[[Any], None]) -> str:
     """The sentence about a journal that somebody edited; nothing may be written for it."""
     engine(kernel).apply("vm", JOB)
-    with open(kernel.root + FILE, encoding="utf-8") as stream:
+    with open(kernel.root + JOURNAL, encoding="utf-8") as stream:
         content = json.load(stream)
     edit(content)
-    with open(kernel.root + FILE, "w", encoding="utf-8") as stream:
+    with open(kernel.root + JOURNAL, "w", encoding="utf-8") as stream:
         json.dump(content, stream)
     return refused(kernel)
 
@@ -45,7 +46,7 @@ def refused(kernel: FakeKernel) -> str:
         sentences.add(str(error.value))
     assert kernel.log == [] and kernel.snapshot() == before
     (sentence,) = sentences
-    assert sentence.startswith(f"{FILE} is not a journal to trust: ") and "Nothing was changed." in sentence
+    assert sentence.startswith(f"{JOURNAL} is not a journal to trust: ") and "Nothing was changed." in sentence
     return sentence
 
 
@@ -57,9 +58,9 @@ def test_what_is_saved_is_what_is_loaded() -> None:
         with store.locked(1):
             store.save(journal)
             assert store.load() == journal
-            assert os.stat(kernel.root + FILE).st_mode & 0o777 == 0o600
+            assert os.stat(kernel.root + JOURNAL).st_mode & 0o777 == 0o600
             store.save(Journal({}, {}))
-            assert not os.path.exists(kernel.root + FILE)
+            assert not os.path.exists(kernel.root + JOURNAL)
             assert store.load() == Journal({}, {})
 
 
@@ -69,7 +70,7 @@ def test_what_is_saved_is_what_is_loaded() -> None:
 def test_a_corrupt_journal_is_refused(text: bytes) -> None:
     with booted() as kernel:
         engine(kernel).apply("vm", JOB)
-        with open(kernel.root + FILE, "wb") as stream:
+        with open(kernel.root + JOURNAL, "wb") as stream:
             stream.write(text)
         refused(kernel)
 
@@ -78,7 +79,7 @@ def test_a_journal_that_others_may_write_is_refused() -> None:
     for mode in (0o620, 0o602):
         with booted() as kernel:
             engine(kernel).apply("vm", JOB)
-            os.chmod(kernel.root + FILE, mode)
+            os.chmod(kernel.root + JOURNAL, mode)
             assert "others than root may write it" in refused(kernel)
 
 
@@ -86,7 +87,7 @@ def test_a_journal_that_others_may_write_is_refused() -> None:
 def test_a_journal_of_another_owner_is_refused() -> None:
     with booted() as kernel:
         engine(kernel).apply("vm", JOB)
-        os.chown(kernel.root + FILE, 12345, 12345)
+        os.chown(kernel.root + JOURNAL, 12345, 12345)
         assert "others than root may write it" in refused(kernel)
 
 

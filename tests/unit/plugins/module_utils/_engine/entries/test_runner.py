@@ -49,7 +49,7 @@ def test_a_bad_request_is_one_sentence(request_: dict, words: str) -> None:
         ("drop_caches", "expected one module with its arguments"),
         ({"drop_caches": {}, "cpuset": {}}, "expected one module with its arguments"),
         ({"shell": {}}, "there is no step 'shell'"),
-        ({"drop_caches": [1]}, "are no mapping"),
+        ({"drop_caches": [1]}, "are not a mapping"),
         ({"drop_caches": {}, "when": "maybe"}, "expected true or false"),
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Dict
 
 import pytest
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import Immovable
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import Skipped
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.irq import DefaultAffinity, Irqs
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
 
@@ -51,7 +51,7 @@ def test_the_default_is_a_mask_in_the_file_and_a_list_here(tmp_path: Path) -> No
 
 
 def test_a_refused_interrupt_is_skipped_with_the_kernel_s_answer(tmp_path: Path) -> None:
-    with pytest.raises(Immovable, match=r"/proc/irq/7/smp_affinity_list refused '0-3'.*ENOENT"):
+    with pytest.raises(Skipped, match=r"/proc/irq/7/smp_affinity_list refused '0-3'.*ENOENT"):
         Irqs(FakeHost(str(tmp_path), FILES)).write("7", "0-3")
 
 

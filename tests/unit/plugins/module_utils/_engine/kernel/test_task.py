@@ -11,8 +11,8 @@ from pathlib import Path
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.task import (
     PF_NO_SETAFFINITY,
     Affinity,
+    identify,
     read_task,
-    start_time,
 )
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
 
@@ -35,7 +35,7 @@ def test_a_name_may_hold_anything(tmp_path: Path) -> None:
     host = FakeHost(str(tmp_path), {"/proc/12/stat": stat("a) S (b", 0x00200000, 5)})
     task = read_task(host, 12)
     assert task and task.name == "12:5" and task.is_kernel_thread and not task.is_bound
-    assert start_time(host, 12) == 5
+    assert identify(host, 12) == (12, 5)
 
 
 def test_a_thread_that_the_kernel_binds_is_known(tmp_path: Path) -> None:

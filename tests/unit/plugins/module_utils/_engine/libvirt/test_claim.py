@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import pytest
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.arguments import validated
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.topology import CPU, SysfsTopology
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.claim import (
@@ -21,7 +22,6 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.cla
 )
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.role_steps import VARIABLES
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.model import Claim, Step
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.steps.catalog import validated
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.strategy import choose
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cpus import parse_list
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.domain_xml import Domain

@@ -14,9 +14,8 @@ from typing import Any, Dict, Iterator, List
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError, TimeLimit
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.journal import FILE
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.events import Event
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import DEFAULT, domain_file
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import DEFAULT, JOURNAL, domain_file
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import (
     engine,
     step,
@@ -54,7 +53,7 @@ def happens(kernel: FakeKernel, name: str, operation: str, given: bytes = b"") -
 def claims(kernel: FakeKernel) -> Dict[str, Any]:
     """The claims of the journal."""
     try:
-        with open(kernel.root + FILE, encoding="utf-8") as stream:
+        with open(kernel.root + JOURNAL, encoding="utf-8") as stream:
             return dict(json.load(stream)["claims"])
     except FileNotFoundError:
         return {}
@@ -79,7 +78,7 @@ def test_domains_come_and_go() -> None:
         before = kernel.snapshot()
         lines = happens(kernel, "one", "prepare", xml("one", "4,5"))
         assert "strategy partition, CPUs of VMs 0,4-5, of the host 1-3,6-7" in lines[-1]
-        assert claims(kernel)["one"]["created_by"] == "libvirt"
+        assert claims(kernel)["one"]["maker"] == "libvirt"
         happens(kernel, "two", "prepare", xml("two", "6,7"))
         assert kernel.read(f"{CGROUP}/machine.slice/cpuset.cpus") == "0,4-7"
         assert happens(kernel, "one", "release")[0].endswith("settings given back")

@@ -70,7 +70,7 @@ def test_irqs_are_added_to_and_set() -> None:
     ("given", "words"),
     [
         ({"names": ["nothing*"]}, "no interrupt's handler is named 'nothing*'"),
-        ({"pci": ["1:00"]}, "is no PCI address such as 0000:01:00.0"),
+        ({"pci": ["1:00"]}, "is not a PCI address such as 0000:01:00.0"),
         ({"pci": ["0000:01:00.0"]}, "there is no PCI device 0000:01:00.0"),
         ({"cpus": "online"}, "are all CPUs of this host"),
     ],

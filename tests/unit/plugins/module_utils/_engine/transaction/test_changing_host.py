@@ -155,7 +155,7 @@ def test_a_refusal_that_may_pass_is_tried_again_and_not_forgotten() -> None:
         kernel.refuse = None
         engine(kernel).apply("vm", whole_job("4-7", "partition"))
         kernel.refuse = lambda what: os_error(errno.ENOSPC) if what.startswith(full) else None
-        with pytest.raises(IsolationError, match="not everything could be given back"):
+        with pytest.raises(IsolationError, match="not everything could be restored"):
             engine(kernel).revert()
         kernel.refuse = None
         engine(kernel).revert()

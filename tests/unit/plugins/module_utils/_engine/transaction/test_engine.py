@@ -12,7 +12,7 @@ from typing import Optional
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.journal import FILE
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import JOURNAL
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Outcome
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import (
     STRATEGIES,
@@ -74,7 +74,7 @@ def host(request: pytest.FixtureRequest) -> Baseline:
 
 def journal_of(kernel: FakeKernel) -> Optional[dict]:
     try:
-        with open(kernel.root + FILE, encoding="utf-8") as stream:
+        with open(kernel.root + JOURNAL, encoding="utf-8") as stream:
             return dict(json.load(stream))
     except FileNotFoundError:
         return None
@@ -625,7 +625,7 @@ def test_actions_run_for_a_new_claim_and_not_when_there_is_nothing_to_do() -> No
 def test_the_journal_is_durable_before_the_first_setting_is_written(strategy: str) -> None:
     with booted(HARD) as kernel:
         engine(kernel).apply("vm", whole_job("4-7", strategy))
-        assert kernel.log[0] == f"saved {FILE}"
+        assert kernel.log[0] == f"saved {JOURNAL}"
 
 
 def test_all_cpus_of_the_host_is_refused_and_nothing_is_written(strategy: str) -> None:

@@ -19,7 +19,7 @@ import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.model import Step
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.steps.catalog import STEPS
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction import writer
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction import sweep
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine, Outcome
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import kill_at
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel import Killed
@@ -255,7 +255,7 @@ def test_where_moving_is_given_up_it_says_so(monkeypatch: pytest.MonkeyPatch) ->
     with corner() as host:
         _made(host, "/a", "/b")
         host.start("/a")
-        monkeypatch.setattr(writer, "ROUNDS", 0)
+        monkeypatch.setattr(sweep, "ROUNDS", 0)
         (warning,) = apply(host, step("move_tasks", source="/a", target="/b")).warnings
         assert warning == "/a: tasks kept forking there: gave up moving them after 0 rounds"
 

@@ -1,0 +1,65 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""Options as JSON brings them, checked against an argument spec without Ansible."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Mapping, Optional, Tuple
+
+from .errors import IsolationError
+
+COLLECTION = "vfio.isolation."
+TYPES = {"str": str, "bool": bool, "int": int, "list": list, "dict": dict}
+
+
+def validated(what: str, spec: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> Dict[str, Any]:
+    """Options with the defaults of those that are missing. Raises IsolationError."""
+    unknown = set(given) - set(spec)
+    if unknown:
+        names = ", ".join(sorted(map(str, unknown)))
+        raise IsolationError(f"{what} has no option {names}; it has {', '.join(spec)}")
+    missing = [option for option in spec if spec[option].get("required") and given.get(option) is None]
+    if missing:
+        raise IsolationError(f"{what} needs {', '.join(missing)}")
+    for option, value in given.items():
+        kind = spec[option]["type"]
+        is_number = not isinstance(value, bool)  # Python takes a bool for an int
+        fits = isinstance(value, TYPES.get(kind, object)) and (is_number or kind in ("bool", "raw"))
+        if value is not None and not fits:
+            raise IsolationError(f"{what}: {option} is {value!r}; expected {kind}")
+        if kind == "list" and value is not None:
+            given = {**given, option: [_element(what, option, spec[option].get("elements"), one) for one in value]}
+        choices = spec[option].get("choices")
+        if choices and value is not None and value not in choices:
+            raise IsolationError(f"{what}: {option} is {value!r}; expected one of {', '.join(choices)}")
+    available = {option: value for option, value in given.items() if value is not None}
+    return {option: available.get(option, spec[option].get("default")) for option in spec}
+
+
+def _element(what: str, option: str, kind: Any, value: Any) -> Any:
+    """One element of a list; a number is good for text, as Ansible has it."""
+    if kind == "str" and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, TYPES.get(kind, object)) or (isinstance(value, bool) and kind == "int"):
+        raise IsolationError(f"{what}: {option} has {value!r}; expected {kind}")
+    return value
+
+
+def read_item(item: Any, where: str) -> Optional[Tuple[str, Any]]:
+    """The module and its arguments that one item of a list of steps names; None if its `when` is false.
+
+    An item is a mapping of one module to its arguments, with an optional `when`. Raises IsolationError.
+    """
+    named = {key: value for key, value in item.items() if key != "when"} if isinstance(item, Mapping) else {}
+    if len(named) != 1:
+        raise IsolationError(f"{where}: expected one module with its arguments, such as drop_caches: {{}}")
+    wanted = str(item.get("when", True)).lower()
+    if wanted not in ("true", "false"):
+        raise IsolationError(f"{where}: when is {item['when']!r}; expected true or false")
+    ((name, arguments),) = named.items()
+    short = str(name)[len(COLLECTION) :] if str(name).startswith(COLLECTION) else str(name)
+    return (short, arguments) if wanted == "true" else None

@@ -1,0 +1,107 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""What steps say of a cpuset, said once: its lists, and that it exists and can take tasks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..errors import IsolationError
+from ..kernel.cgroup import FLAGS
+from ..kernel.cpuset import (
+    ALLOWED_CPUS,
+    ALLOWED_MEMORY_NODES,
+    CONTROLLER,
+    CPUS,
+    EXISTS,
+    MEMS,
+    flag_kind,
+)
+from ..kernel.systemd import OVERRIDDEN
+from ..model import Address
+from ..text.cgroup_path import lineage, parent_of
+from ..text.cpus import CpuSet, format_list
+from .view import View
+
+
+class _List(NamedTuple):
+    """One of a cgroup's two lists: its kind, and the kind and name of the property that systemd has for it."""
+
+    kind: str
+    drop_in: str
+    prop: str
+
+
+_CPUS = _List(CPUS, ALLOWED_CPUS, "AllowedCPUs")
+_MEMS = _List(MEMS, ALLOWED_MEMORY_NODES, "AllowedMemoryNodes")
+
+
+def narrow(view: View, cgroup: str, cpus: CpuSet) -> None:
+    """Plan the CPUs of a cgroup; of none means inherited."""
+    _assign(view, cgroup, _CPUS, format_list(cpus))
+
+
+def place_memory(view: View, cgroup: str, nodes: CpuSet) -> None:
+    """Plan the NUMA nodes of a cgroup; of none means inherited."""
+    _assign(view, cgroup, _MEMS, format_list(nodes))
+
+
+def _assign(view: View, cgroup: str, what: _List, value: str) -> None:
+    need(view, cgroup)
+    cgroups, systemd = view.resources.cgroups, view.resources.systemd
+    if not value and not cgroups.inherits:
+        value = view.get(Address(what.kind, parent_of(cgroup)))
+    view.assign(Address(what.kind, cgroup), value)
+    unit = cgroups.owner(cgroup)
+    if unit:
+        overruled = systemd.overruled(unit, what.prop)
+        view.assign(Address(what.drop_in, unit), value + OVERRIDDEN if overruled else value)
+
+
+def need(view: View, cgroup: str) -> None:
+    """Plan that a cgroup exists and can take tasks: each from the root down to it.
+
+    On v2 with the controller enabled above it; on v1 with its parent's CPUs and nodes if it has none.
+    """
+    if cgroup == "/":
+        raise IsolationError("the root cgroup has no cpuset of its own to change; name one below it")
+    for path in lineage(cgroup):
+        parent, exists = parent_of(path), Address(EXISTS, path)
+        if view.resources.cgroups.inherits:
+            view.assign(Address(CONTROLLER, parent), "enabled")
+        if view.planned.get(exists) == "absent":
+            _forget(view, path)  # what an earlier step said of it: the later one has the last word
+        view.assign(exists, "present")
+        if not view.resources.cgroups.inherits:
+            _take_tasks(view, path, parent)
+
+
+def _take_tasks(view: View, path: str, parent: str) -> None:
+    for kind in (CPUS, MEMS):
+        if not view.get(Address(kind, path)):
+            view.assign(Address(kind, path), view.get(Address(kind, parent)))
+    for flag, initial in FLAGS.items():
+        # Set by a claim that leaves, on a cpuset that was not there and now stays.
+        address = Address(flag_kind(flag), path)
+        if view.restored.get(address) == "":
+            view.assign(address, initial)
+
+
+def _forget(view: View, cgroup: str) -> None:
+    """Plan nothing for the settings of a cgroup any more."""
+    exists = Address(EXISTS, cgroup)
+    for address in list(view.planned):
+        if exists in (address, view.resources.kind(address).depends_on(address.name)):
+            del view.planned[address]
+
+
+def inherited(view: View, cgroup: str) -> CpuSet:
+    """The CPUs that a cgroup without a list of its own gets from those above it."""
+    parent = parent_of(cgroup)
+    if parent == "/":
+        return view.resources.cgroups.effective("/") or view.resources.topology.online()
+    return view.cpus(Address(CPUS, parent)) or inherited(view, parent)

@@ -1,0 +1,86 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""What the journal is to say before, between and after the writes of a run."""
+
+from __future__ import annotations
+
+from typing import Dict, Iterable, List, Mapping, Tuple
+
+from ..model import Address, Change, Claim, Journal, Skips
+from ..resources import Resources
+from ..text.cpus import format_list, parse_list
+from .fold import Plan
+
+Swept = Mapping[str, List[Change]]
+
+
+class Bookkeeping:
+    """The journal's next states; nothing here writes."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._kind = resources.kind
+
+    def recorded(self, journal: Journal, claims: Mapping[str, Claim], plan: Plan) -> Journal:
+        """The journal with the claims, and the baseline of what is about to be touched; what is saved stays."""
+        baseline = {change.address: change.before for change in plan.changes if not self._is_request(change.address)}
+        held = {address for holds in plan.holds.values() for address in holds if self._kind(address).held_when_right}
+        baseline.update({address: plan.view.actual(address) or "" for address in held})
+        baseline.update(plan.view.recorded)
+        baseline.update(journal.baseline)
+        baseline.update(plan.requested)
+        merged = {name: _holding(claim, plan.holds.get(name, ())) for name, claim in claims.items()}
+        kept_off = plan.view.kept_off | parse_list(journal.kept_off)  # until all is written, also if a run is killed
+        return Journal(baseline, merged, format_list(kept_off), journal.permanent_skips)
+
+    def with_swept(self, journal: Journal, plan: Plan, swept: Swept) -> Tuple[Journal, Plan]:
+        """The journal and the plan with what was forked while tasks were moved."""
+        first = {c.address: c.before for changes in swept.values() for c in reversed(changes)}  # if one moved on
+        places = {address: before for address, before in first.items() if not self._is_request(address)}
+        requested = {address: before for address, before in first.items() if self._is_request(address)}
+        holds = {name: plan.holds[name] | {change.address for change in swept.get(name, ())} for name in plan.holds}
+        claims = {name: _holding(claim, holds.get(name, ())) for name, claim in journal.claims.items()}
+        baseline = {**places, **journal.baseline, **requested}
+        plan = plan._replace(holds=holds, requested={**plan.requested, **requested})
+        return journal._replace(baseline=baseline, claims=claims), plan
+
+    def pruned(self, journal: Journal, plan: Plan, skips: Skips) -> Journal:
+        """The journal without what no claim holds any more, and without threads that have ended.
+
+        A setting that adds up and could not be restored while another claim lasts is held by that one, and goes with
+        it; so are those that restoring it makes anew.
+        """
+        owed = {skip.address for skip in skips if self._adds_up(skip.address)}
+        if owed:
+            owed.update(address for address in journal.baseline if self._kind(address).rewritten_with_cpusets)
+        claims = {}
+        for name, claim in journal.claims.items():
+            holds = {*plan.holds[name], *owed, *claim.holds}
+            alive = (a for a in holds if not self._is_request(a) or a in plan.requested)
+            claims[name] = claim._replace(holds=tuple(sorted(alive)))
+        held = {address for claim in claims.values() for address in claim.holds}
+        baseline = {address: value for address, value in journal.baseline.items() if address in held}
+        return Journal(baseline, claims, format_list(plan.view.kept_off), journal.permanent_skips)
+
+    def shared(self, journal: Journal, held: Iterable[Address]) -> Dict[Address, str]:
+        """The baseline of what leaving claims hold, and of all that adds up with it, which starts there for all."""
+        leaving = set(held)
+        families = {self._kind(address).family for address in leaving if self._adds_up(address)}
+        return {
+            address: value
+            for address, value in journal.baseline.items()
+            if address in leaving or (self._adds_up(address) and self._kind(address).family in families)
+        }
+
+    def _is_request(self, address: Address) -> bool:
+        return self._kind(address).records_request
+
+    def _adds_up(self, address: Address) -> bool:
+        return self._kind(address).adds_up
+
+
+def _holding(claim: Claim, more: Iterable[Address]) -> Claim:
+    return claim._replace(holds=tuple(sorted({*claim.holds, *more})))
