@@ -16,15 +16,15 @@ class ModuleDocFragment:
 options: {}
 attributes:
   check_mode:
-    description: Can run in check mode and tell what it would change, without changing the host.
+    description: Can run in check mode and report what it would change, without changing the host.
     support: full
   diff_mode:
-    description: Shows in diff mode every changed setting with its value before and after.
+    description: In diff mode, shows every changed setting with its value before and after.
     support: full
   idempotent:
-    description: A second run with the same arguments changes nothing, if nobody else changed the host in between.
+    description: A second run with the same arguments changes nothing, unless something else has changed the host.
   platform:
-    description: The operating systems that can be managed.
+    description: The operating systems that the module can manage.
     support: full
     platforms: linux
   action_group:

@@ -7,10 +7,10 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 name: cpu_list
-short_description: Write CPUs as a CPU list
+short_description: Format CPUs as a CPU list
 version_added: 0.1.0
 description:
-  - Turns CPUs into the list format of the kernel.
+  - Turns CPUs into a CPU list, the list format of the kernel.
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
 options:

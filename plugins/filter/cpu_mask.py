@@ -7,10 +7,10 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 name: cpu_mask
-short_description: Write CPUs as a CPU mask
+short_description: Format CPUs as a CPU mask
 version_added: 0.1.0
 description:
-  - Turns CPUs into a CPU mask, as C(/proc/irq/default_smp_affinity) wants it.
+  - Turns CPUs into a CPU mask, as C(/proc/irq/default_smp_affinity) takes it.
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
 options:

@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 name: cpu_set
-short_description: Write CPUs as a list of numbers
+short_description: Format CPUs as a list of numbers
 version_added: 0.1.0
 description:
   - Turns CPUs into a sorted list of their numbers, which set filters such as P(ansible.builtin.difference#filter) take.
@@ -22,7 +22,7 @@ options:
 
 EXAMPLES = r"""
 ---
-- name: Show what two CPU lists share
+- name: Show the CPUs that two CPU lists have in common
   ansible.builtin.debug:
     msg: "{{ '0-7' | vfio.isolation.cpu_set | intersect('6-9' | vfio.isolation.cpu_set) | vfio.isolation.cpu_list }}"
 """
@@ -30,7 +30,7 @@ EXAMPLES = r"""
 RETURN = r"""
 ---
 _value:
-  description: The numbers of the CPUs, sorted, each once.
+  description: The numbers of the CPUs, sorted and without duplicates.
   type: list
   sample: [0, 1, 2, 3, 8]
 """

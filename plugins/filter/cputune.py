@@ -7,15 +7,15 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 name: cputune
-short_description: Pin a libvirt domain out of the topology of its host
+short_description: Pin a libvirt domain according to the topology of its host
 version_added: 0.1.0
 description:
-  - Turns the topology of a host and a number of vCPUs into the elements of a libvirt domain that say where its threads
-    run, C(<vcpu>), C(<iothreads>), C(<cputune>), C(<numatune>) and C(<cpu>) with its C(<topology>).
-  - CPUs are taken core by core, so that the SMT siblings of a core are neighbouring vCPUs, and the guest is told that
-    they are siblings, too. On AMD processors QEMU tells it only with the CPU feature C(topoext), so add
-    C(<feature policy="require" name="topoext"/>) there.
-  - C(<numatune>) is there where the host has several NUMA nodes, and names those of the vCPUs.
+  - Turns the topology of a host and a number of vCPUs into the elements of a libvirt domain that determine on which
+    CPUs its threads run, C(<vcpu>), C(<iothreads>), C(<cputune>), C(<numatune>) and C(<cpu>) with its C(<topology>).
+  - The filter assigns CPUs core by core, so that the SMT siblings of a core become neighboring vCPUs, and the guest
+    sees them as siblings, too. On AMD processors, QEMU shows siblings to the guest only with the CPU feature
+    C(topoext), so add C(<feature policy="require" name="topoext"/>) to C(<cpu>).
+  - C(<numatune>) is present if the host has several NUMA nodes. It names those of the vCPUs.
   - See U(https://libvirt.org/formatdomain.html#cpu-tuning).
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
@@ -23,45 +23,46 @@ positional: _input
 options:
   _input:
     description: >-
-      The topology of the host, as M(vfio.isolation.isolation_facts) tells it in
+      The topology of the host, as M(vfio.isolation.isolation_facts) returns it in
       C(ansible_facts.vfio_isolation.topology).
     type: dict
     required: true
   vcpus:
-    description: How many vCPUs the domain has.
+    description: The number of vCPUs of the domain.
     type: int
     required: true
   cpus:
     description:
-      - Where the vCPUs may be, in the CPU language of M(vfio.isolation.reserve_cpus), such as V(node:1), V(l3:8),
-        V(l3:largest) or V(8-15,24-31).
-      - CPUs for emulator and I/O threads are left out.
+      - The CPUs that the vCPUs may use, in the CPU language of M(vfio.isolation.reserve_cpus), such as V(node:1),
+        V(l3:8), V(l3:largest) or V(8-15,24-31). Terms with V(vm:) or V(type:) cannot be used, because the topology does
+        not contain them.
+      - The CPUs of the emulator threads and I/O threads are left out.
     type: raw
     default: online
   emulator_cpus:
-    description: The CPUs of the emulator threads, in the CPU language. By default they are not pinned.
+    description: The CPUs of the emulator threads, in the CPU language. By default, they are not pinned.
     type: raw
     default: ""
   iothreads:
-    description: How many I/O threads the domain has.
+    description: The number of I/O threads of the domain.
     type: int
     default: 0
   iothread_cpus:
-    description: The CPUs of the I/O threads, in the CPU language. By default those of the emulator threads.
+    description: The CPUs of the I/O threads, in the CPU language. The default is those of the emulator threads.
     type: raw
     default: ""
   siblings:
-    description: Whether vCPUs use all SMT siblings of a core. Otherwise each has a core of its own.
+    description: Whether the vCPUs use all SMT siblings of a core. Otherwise, each vCPU has a core of its own.
     type: bool
     default: true
   vcpu_scheduler:
     description: >-
-      The scheduler of the vCPUs, a dictionary of C(scheduler) (V(batch), V(idle), V(fifo) or V(rr)) and, for the latter
-      two, C(priority) (1 to 99). By default none is set.
+      The scheduler of the vCPUs, a dictionary of C(scheduler) (V(batch), V(idle), V(fifo) or V(rr)) and, for V(fifo)
+      and V(rr), C(priority) (V(1) to V(99)). By default, no scheduler is set.
     type: dict
     default: {}
   iothread_scheduler:
-    description: The scheduler of the I/O threads, likewise.
+    description: The scheduler of the I/O threads, with the same keys as O(vcpu_scheduler).
     type: dict
     default: {}
 seealso:
@@ -75,7 +76,7 @@ EXAMPLES = r"""
   vfio.isolation.isolation_facts:
   become: true
 
-- name: Show the pinning of a VM with 16 vCPUs on the second die, emulation and I/O on the core before
+- name: Show the pinning of a VM with 16 vCPUs on the second die, and its emulator and I/O threads on the core before it
   ansible.builtin.debug:
     msg: >-
       {{ ansible_facts.vfio_isolation.topology | vfio.isolation.cputune(vcpus=16, cpus='l3:8', emulator_cpus='core:7',
@@ -85,7 +86,7 @@ EXAMPLES = r"""
 RETURN = r"""
 ---
 _value:
-  description: The elements as XML text, to be put into the domain.
+  description: The elements as XML text, ready to be put into the XML of the domain.
   type: str
   sample: |
     <vcpu placement="static">2</vcpu>

@@ -12,9 +12,9 @@ module: compact_memory
 short_description: Compact the free memory of NUMA nodes
 version_added: 0.1.0
 description:
-  - Moves pages together, so that free memory becomes contiguous and a virtual machine gets huge pages.
-  - Writes C(/sys/devices/system/node/nodeN/compact) of each node, see C(Documentation/ABI/stable/sysfs-devices-node) of
-    the kernel. The kernel needs C(CONFIG_COMPACTION).
+  - Moves pages together so that free memory becomes contiguous and a virtual machine can get huge pages.
+  - Writes to C(/sys/devices/system/node/nodeN/compact) of each NUMA node. See
+    C(Documentation/ABI/stable/sysfs-devices-node) in the kernel sources. The kernel needs C(CONFIG_COMPACTION).
   - Works best after M(vfio.isolation.drop_caches).
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
@@ -26,14 +26,14 @@ attributes:
   idempotent:
     support: partial
     details:
-      - Without O(claim) it acts, and tells C(changed), every time.
-      - With O(claim) it acts when the step is new to the claim.
+      - Without O(claim), the module acts and reports C(changed) every time.
+      - With O(claim), the module acts only if the step is new to the claim.
 options:
   nodes:
     description:
-      - The NUMA nodes to compact, each as a number or a range in the list format of the kernel. V(N0) means the same as
-        V(0).
-      - By default, all nodes that have memory.
+      - The NUMA nodes to compact, each as a number or as a range in the list format of the kernel. V(N0) means the same
+        as V(0).
+      - The default is all NUMA nodes that have memory.
     type: list
     elements: str
 """
@@ -44,7 +44,7 @@ EXAMPLES = r"""
   vfio.isolation.compact_memory:
   become: true
 
-- name: Compact the memory of the nodes that the virtual machine uses
+- name: Compact the memory of the NUMA nodes that the virtual machine uses
   vfio.isolation.compact_memory:
     nodes:
       - 1
@@ -52,7 +52,7 @@ EXAMPLES = r"""
     claim: win11
   become: true
 
-- name: See how many huge pages would fit afterwards
+- name: Fail if fewer than 512 huge pages would fit afterwards
   vfio.isolation.compact_memory:
     nodes: 0
   become: true
@@ -64,9 +64,9 @@ RETURN = r"""
 ---
 free_huge_blocks:
   description: >-
-    Free blocks of the size of the default huge page, for each compacted node. A larger free block counts as several.
-    See C(/proc/buddyinfo).
-  returned: when memory was compacted, so not in check mode
+    The free blocks of the size of the default huge page, for each NUMA node that was compacted. A larger free block
+    counts as several. See C(/proc/buddyinfo).
+  returned: if memory was compacted, so not in check mode
   type: list
   elements: dict
   contains:
@@ -89,24 +89,24 @@ changes:
   elements: dict
   contains:
     address:
-      description: The address of the setting. M(vfio.isolation.restore) explains addresses.
+      description: The address of the setting. M(vfio.isolation.restore) lists all kinds of addresses.
       type: str
     before:
       description: The value just before.
       type: str
     after:
-      description: The value that was written.
+      description: The value that was written, or in check mode would be.
       type: str
   sample: []
 prior:
   description: >-
-    The value that each changed setting had just before, by address. The option O(vfio.isolation.restore#module:prior)
-    takes it.
+    The value that each changed setting had just before, by address. Pass it to the option
+    O(vfio.isolation.restore#module:prior) to restore these values.
   returned: success
   type: dict
   sample: {}
 left_alone:
-  description: The settings that were meant but not changed, sorted by address.
+  description: The settings that should be different but were left as they are, sorted by address.
   returned: success
   type: list
   elements: dict
@@ -115,7 +115,7 @@ left_alone:
       description: The address of the setting.
       type: str
     reason:
-      description: Why it was left alone.
+      description: Why the setting was left as it is.
       type: str
   sample: []
 """
@@ -124,7 +124,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._module import run_
 
 
 def main() -> None:
-    """Be the module."""
+    """Module entry point."""
     run_step("compact_memory")
 
 

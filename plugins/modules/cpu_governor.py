@@ -12,10 +12,11 @@ module: cpu_governor
 short_description: Set the cpufreq governor of CPUs
 version_added: 0.1.0
 description:
-  - Sets the cpufreq governor, and on request the energy preference, of the cpufreq policies of some CPUs.
-  - Writes C(scaling_governor) and C(energy_performance_preference) below C(/sys/devices/system/cpu/cpufreq/policyN/),
-    see C(Documentation/admin-guide/pm/cpufreq.rst) and C(Documentation/admin-guide/pm/intel_pstate.rst) of the kernel.
-  - CPUs can share a policy. Then the CPUs that share one with the given CPUs get the governor as well.
+  - Sets the cpufreq governor, and optionally the energy preference, of the cpufreq policies of some CPUs.
+  - Writes to C(scaling_governor) and C(energy_performance_preference) below
+    C(/sys/devices/system/cpu/cpufreq/policyN/). See C(Documentation/admin-guide/pm/cpufreq.rst) and
+    C(Documentation/admin-guide/pm/intel_pstate.rst) in the kernel sources.
+  - CPUs can share a policy. In that case, all CPUs that share a policy with the given CPUs get the governor, too.
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
 extends_documentation_fragment:
@@ -30,7 +31,7 @@ options:
   governor:
     description:
       - The name of the governor, such as V(performance), V(powersave) or V(schedutil).
-      - The kernel loads a governor that is a module.
+      - If the governor is a kernel module that is not loaded yet, the kernel loads it.
     type: str
     required: true
   cpus:
@@ -39,17 +40,17 @@ options:
     default: online
   energy_preference:
     description:
-      - The energy preference, such as V(performance), V(balance_performance) or V(power), or a raw number where the
-        driver takes one.
-      - By default it is left as it is. But drivers in active mode lock it to V(performance) with that governor, so the
-        step then records the one that there was, and a restore gives it back.
+      - The energy preference, such as V(performance), V(balance_performance) or V(power), or a raw number if the driver
+        accepts one.
+      - By default, the energy preference is not changed. However, drivers in active mode lock it to V(performance)
+        while that governor is set. The step then records the previous energy preference, and reverting restores it.
     type: str
   if_unsupported:
-    description: What to do where none of the CPUs has a cpufreq policy, as in most virtual machines.
+    description: What to do if none of the CPUs has a cpufreq policy, as in most virtual machines.
     type: str
     choices:
       fail: Fail.
-      skip: Change nothing, and say so in RV(left_alone).
+      skip: Change nothing, and report it in RV(left_alone).
     default: fail
 """
 
@@ -60,7 +61,7 @@ EXAMPLES = r"""
     governor: performance
   become: true
 
-- name: Run the CPUs of the virtual machine at full speed, where the host has cpufreq
+- name: Run the CPUs of the virtual machine at full speed if the host has cpufreq
   vfio.isolation.cpu_governor:
     governor: performance
     cpus: node:1
@@ -82,7 +83,7 @@ EXAMPLES = r"""
   become: true
   register: governors
 
-- name: Give them back
+- name: Restore the previous governors
   vfio.isolation.restore:
     prior: "{{ governors.prior }}"
   become: true
@@ -97,28 +98,28 @@ changes:
   elements: dict
   contains:
     address:
-      description: The address of the setting. M(vfio.isolation.restore) explains addresses.
+      description: The address of the setting. M(vfio.isolation.restore) lists all kinds of addresses.
       type: str
     before:
       description: The value just before.
       type: str
     after:
-      description: The value that was written.
+      description: The value that was written, or in check mode would be.
       type: str
   sample:
     - {"address": "cpufreq.governor:policy4", "before": "schedutil", "after": "performance"}
     - {"address": "cpufreq.governor:policy6", "before": "schedutil", "after": "performance"}
 prior:
   description: >-
-    The value that each changed setting had just before, by address. The option O(vfio.isolation.restore#module:prior)
-    takes it.
+    The value that each changed setting had just before, by address. Pass it to the option
+    O(vfio.isolation.restore#module:prior) to restore these values.
   returned: success
   type: dict
   sample:
     "cpufreq.governor:policy4": "schedutil"
     "cpufreq.governor:policy6": "schedutil"
 left_alone:
-  description: The settings that were meant but not changed, sorted by address.
+  description: The settings that should be different but were left as they are, sorted by address.
   returned: success
   type: list
   elements: dict
@@ -127,7 +128,7 @@ left_alone:
       description: The address of the setting.
       type: str
     reason:
-      description: Why it was left alone.
+      description: Why the setting was left as it is.
       type: str
   sample: []
 """
@@ -136,7 +137,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._module import run_
 
 
 def main() -> None:
-    """Be the module."""
+    """Module entry point."""
     run_step("cpu_governor")
 
 

@@ -14,8 +14,8 @@ version_added: 0.1.0
 description:
   - Frees the memory that the kernel uses for the page cache, for slab objects (dentries and inodes) or for both, so
     that a virtual machine finds free memory on its NUMA node.
-  - Writes C(/proc/sys/vm/drop_caches), see C(Documentation/admin-guide/sysctl/vm.rst) of the kernel.
-  - Only clean pages can be dropped, so dirty ones are written to disk first, see sync(2).
+  - Writes to C(/proc/sys/vm/drop_caches). See C(Documentation/admin-guide/sysctl/vm.rst) in the kernel sources.
+  - The kernel can only drop clean pages, so dirty pages are written to disk first. See sync(2).
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
 extends_documentation_fragment:
@@ -26,8 +26,8 @@ attributes:
   idempotent:
     support: partial
     details:
-      - Without O(claim) it acts, and tells C(changed), every time.
-      - With O(claim) it acts when the step is new to the claim.
+      - Without O(claim), the module acts and reports C(changed) every time.
+      - With O(claim), the module acts only if the step is new to the claim.
 options:
   what:
     description: What to drop.
@@ -40,11 +40,11 @@ options:
   sync:
     description:
       - Whether to write dirty pages to disk first.
-      - V(false) is quicker, and frees less.
+      - V(false) is faster, but frees less.
     type: bool
     default: true
 notes:
-  - What was dropped cannot be given back, the kernel reads it again when it is needed.
+  - Dropped caches cannot be restored. The kernel reads the data again when it is needed.
 """
 
 EXAMPLES = r"""
@@ -53,14 +53,14 @@ EXAMPLES = r"""
   vfio.isolation.drop_caches:
   become: true
 
-- name: Drop the page cache only, without writing dirty pages to disk first
+- name: Drop only the page cache, without writing dirty pages to disk first
   vfio.isolation.drop_caches:
     what: page_cache
     sync: false
   become: true
   register: dropped
 
-- name: Tell how much memory that freed
+- name: Show how much memory that freed
   ansible.builtin.debug:
     msg: "{{ dropped.freed_bytes | default(0) | human_readable }} freed"
 
@@ -73,8 +73,8 @@ EXAMPLES = r"""
 RETURN = r"""
 ---
 freed_bytes:
-  description: How much more memory was free afterwards, in bytes. V(0) where it was not more.
-  returned: when caches were dropped, so not in check mode
+  description: How much more memory was free afterwards, in bytes. V(0) if it was not more.
+  returned: if caches were dropped, so not in check mode
   type: int
   sample: 1874329600
 changes:
@@ -84,24 +84,24 @@ changes:
   elements: dict
   contains:
     address:
-      description: The address of the setting. M(vfio.isolation.restore) explains addresses.
+      description: The address of the setting. M(vfio.isolation.restore) lists all kinds of addresses.
       type: str
     before:
       description: The value just before.
       type: str
     after:
-      description: The value that was written.
+      description: The value that was written, or in check mode would be.
       type: str
   sample: []
 prior:
   description: >-
-    The value that each changed setting had just before, by address. The option O(vfio.isolation.restore#module:prior)
-    takes it.
+    The value that each changed setting had just before, by address. Pass it to the option
+    O(vfio.isolation.restore#module:prior) to restore these values.
   returned: success
   type: dict
   sample: {}
 left_alone:
-  description: The settings that were meant but not changed, sorted by address.
+  description: The settings that should be different but were left as they are, sorted by address.
   returned: success
   type: list
   elements: dict
@@ -110,7 +110,7 @@ left_alone:
       description: The address of the setting.
       type: str
     reason:
-      description: Why it was left alone.
+      description: Why the setting was left as it is.
       type: str
   sample: []
 """
@@ -119,7 +119,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._module import run_
 
 
 def main() -> None:
-    """Be the module."""
+    """Module entry point."""
     run_step("drop_caches")
 
 

@@ -12,14 +12,14 @@ module: irq_affinity
 short_description: Set the CPUs that may handle interrupts
 version_added: 0.1.0
 description:
-  - Keeps interrupts off CPUs, allows them CPUs, or binds them to CPUs.
-  - Chooses the interrupts by O(irqs), O(names) and O(pci) together. Where none of these is given, all interrupts are
-    meant, with the default affinity of interrupts to come and the CPUs that irqbalance keeps interrupts off.
-  - Writes C(/proc/irq/N/smp_affinity_list) and C(/proc/irq/default_smp_affinity), see
-    C(Documentation/core-api/irq/irq-affinity.rst) of the kernel, and tells irqbalance over its socket, see
+  - Keeps interrupts off CPUs, allows them on more CPUs, or binds them to CPUs.
+  - O(irqs), O(names) and O(pci) together select the interrupts. If none of these is given, the module changes all
+    interrupts, the default affinity of new interrupts, and the CPUs that irqbalance keeps interrupts off.
+  - Writes to C(/proc/irq/N/smp_affinity_list) and C(/proc/irq/default_smp_affinity). See
+    C(Documentation/core-api/irq/irq-affinity.rst) in the kernel sources. Configures irqbalance through its socket. See
     irqbalance(1).
-  - The kernel does not let some interrupts move, such as the managed ones of NVMe queues. They are told in
-    RV(left_alone) and are no error.
+  - The kernel does not let some interrupts move, such as the managed IRQs of NVMe queues. They are reported in
+    RV(left_alone) and are not an error.
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
 extends_documentation_fragment:
@@ -36,9 +36,9 @@ options:
     type: str
     choices:
       mask: >-
-        No interrupt may use these CPUs. One that had no other online CPU gets all other online CPUs. An interrupt that
-        irqbalance moves between the other CPUs is left where it is.
-      add: The interrupts may use these CPUs as well.
+        No interrupt may use these CPUs. An interrupt that had no other online CPU gets all other online CPUs. An
+        interrupt that irqbalance moves between the other CPUs is left where it is.
+      add: The interrupts may use these CPUs in addition to their own.
       set: The interrupts may use exactly these CPUs.
     default: mask
   cpus:
@@ -52,26 +52,26 @@ options:
   names:
     description:
       - Interrupts by the name of a handler, as in C(/proc/interrupts), with the wildcards V(*), V(?) and V([]).
-      - A pattern that nothing matches is an error.
+      - It is an error if nothing matches a pattern.
     type: list
     elements: str
   pci:
     description:
-      - The interrupts of PCI devices by address, such as V("0000:01:00.0"), in lower case with the domain.
-      - Quote the address, since YAML reads some as a number.
+      - The interrupts of PCI devices by address, such as V("0000:01:00.0"), in lower case and with the domain.
+      - Quote the address, because YAML reads some addresses as a number.
     type: list
     elements: str
   default:
     description:
-      - Whether to change the default affinity, which interrupts get when they are requested.
-      - By default, where all interrupts are meant.
+      - Whether to change the default affinity, which new interrupts get.
+      - By default, it is changed if none of O(irqs), O(names) and O(pci) is given.
     type: bool
   irqbalance:
     description:
-      - Whether to tell a running irqbalance as well, without a restart. V(mask) bans the CPUs, V(add) allows them,
-        V(set) bans all others.
-      - By default, where all interrupts are meant and O(operation=mask).
-      - irqbalance forgets it when it restarts. M(vfio.isolation.isolation_facts) then tells the drift.
+      - Whether to configure a running irqbalance, too, without a restart. V(mask) bans the CPUs, V(add) allows them,
+        and V(set) bans all others.
+      - By default, irqbalance is configured if none of O(irqs), O(names) and O(pci) is given and O(operation=mask).
+      - irqbalance forgets the banned CPUs when it restarts. M(vfio.isolation.isolation_facts) then reports the drift.
     type: bool
 """
 
@@ -83,7 +83,7 @@ EXAMPLES = r"""
     claim: win11
   become: true
 
-- name: Let the GPU that is passed through interrupt its own NUMA node only
+- name: Bind the interrupts of the passed-through GPU to its own NUMA node
   vfio.isolation.irq_affinity:
     operation: set
     cpus: node:1
@@ -101,7 +101,7 @@ EXAMPLES = r"""
       - eth0-TxRx-*
   become: true
 
-- name: Only change what new interrupts get
+- name: Change only the default affinity, which new interrupts get
   vfio.isolation.irq_affinity:
     cpus: 4-7
     irqs: []
@@ -118,13 +118,13 @@ changes:
   elements: dict
   contains:
     address:
-      description: The address of the setting. M(vfio.isolation.restore) explains addresses.
+      description: The address of the setting. M(vfio.isolation.restore) lists all kinds of addresses.
       type: str
     before:
       description: The value just before.
       type: str
     after:
-      description: The value that was written.
+      description: The value that was written, or in check mode would be.
       type: str
   sample:
     - {"address": "irq.affinity:24", "before": "0-7", "after": "0-3"}
@@ -132,8 +132,8 @@ changes:
     - {"address": "irqbalance.banned:412:873", "before": "", "after": "4-7"}
 prior:
   description: >-
-    The value that each changed setting had just before, by address. The option O(vfio.isolation.restore#module:prior)
-    takes it.
+    The value that each changed setting had just before, by address. Pass it to the option
+    O(vfio.isolation.restore#module:prior) to restore these values.
   returned: success
   type: dict
   sample:
@@ -141,7 +141,7 @@ prior:
     "irq.default:": "0-7"
     "irqbalance.banned:412:873": ""
 left_alone:
-  description: The settings that were meant but not changed, sorted by address.
+  description: The settings that should be different but were left as they are, sorted by address.
   returned: success
   type: list
   elements: dict
@@ -150,7 +150,7 @@ left_alone:
       description: The address of the setting.
       type: str
     reason:
-      description: Why it was left alone.
+      description: Why the setting was left as it is.
       type: str
   sample:
     - {"address": "irq.affinity:27", "reason": "managed by the kernel (nvme0q3)"}
@@ -160,7 +160,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._module import run_
 
 
 def main() -> None:
-    """Be the module."""
+    """Module entry point."""
     run_step("irq_affinity")
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: isolation_facts
-short_description: Tell the topology, claims and drift of a host
+short_description: Report the topology, claims and drift of a host
 version_added: 0.1.0
 description:
-  - Returns the CPU topology of the host, what isolation it supports, its claims, and which settings drifted away from
-    what the claims want, as C(ansible_facts.vfio_isolation).
+  - Returns the CPU topology of the host, the isolation that it supports, its claims, and the settings that have drifted
+    from what the claims want, as C(ansible_facts.vfio_isolation).
   - Reads C(/sys/devices/system/cpu), C(/sys/devices/system/node), the cgroup hierarchy, C(/proc/irq), and the journal
     C(/run/vfio-isolation/journal.json).
-  - An interrupt that irqbalance moved is no drift, as long as it is on CPUs that the claims allow.
+  - An interrupt that irqbalance has moved is not drift, as long as it is on CPUs that the claims allow.
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
 extends_documentation_fragment:
@@ -34,12 +34,12 @@ EXAMPLES = r"""
   vfio.isolation.isolation_facts:
   become: true
 
-- name: Fail where a setting drifted
+- name: Fail if a setting has drifted
   ansible.builtin.assert:
     that: ansible_facts.vfio_isolation.drift | length == 0
     fail_msg: "{{ ansible_facts.vfio_isolation.drift }}"
 
-- name: Tell the CPUs of the host and of the virtual machines
+- name: Show the CPUs of the host and of the virtual machines
   ansible.builtin.debug:
     msg: >-
       The host has CPUs {{ ansible_facts.vfio_isolation.host_cpus }}, virtual machines have
@@ -62,15 +62,15 @@ ansible_facts:
           type: dict
           contains:
             possible:
-              description: The CPUs that may ever come online.
+              description: The CPUs that can ever come online.
               type: str
               sample: 0-7
             online:
-              description: The CPUs that run tasks.
+              description: The CPUs that are online.
               type: str
               sample: 0-7
             isolated_at_boot:
-              description: The CPUs of the boot option C(isolcpus).
+              description: The CPUs that the boot option C(isolcpus) isolates.
               type: str
               sample: ""
             nodes:
@@ -86,7 +86,7 @@ ansible_facts:
               type: dict
               sample: {"0": "0-7"}
             cores:
-              description: The CPUs of each core, SMT siblings together.
+              description: The CPUs of each core. SMT siblings are together.
               type: list
               elements: str
               sample: ["0-1", "2-3", "4-5", "6-7"]
@@ -109,7 +109,8 @@ ansible_facts:
           type: dict
           contains:
             cgroup_version:
-              description: V(2) or V(1), that of the cpuset controller. V(0) where there is no such controller.
+              description: >-
+                The cgroup version of the cpuset controller, V(2) or V(1). V(0) if there is no such controller.
               type: int
               sample: 2
             systemd:
@@ -121,7 +122,7 @@ ansible_facts:
               type: bool
               sample: true
             strategies:
-              description: The strategies of M(vfio.isolation.reserve_cpus) that the host has, the best first.
+              description: The strategies of M(vfio.isolation.reserve_cpus) that the host supports, the best first.
               type: list
               elements: str
               sample: ["partition", "slices"]
@@ -130,36 +131,50 @@ ansible_facts:
               type: bool
               sample: true
             governors:
-              description: The governors that cpufreq policies offer now, sorted. The kernel may load more.
+              description: >-
+                The governors that the cpufreq policies offer now, sorted. The kernel may be able to load more.
               type: list
               elements: str
               sample: ["ondemand", "performance", "powersave", "schedutil"]
             irqbalance:
-              description: Whether an irqbalance runs that can be told which CPUs to keep interrupts off.
+              description: Whether irqbalance runs and has a socket through which CPUs can be banned.
               type: bool
               sample: true
         strategy:
-          description: The strategy by which CPUs are reserved, or that V(auto) would take. V(null) where there is none.
+          description: >-
+            The strategy in use, or if no claim reserves CPUs, the one that V(auto) would choose. V(null) if the host
+            supports none.
           type: str
           sample: partition
         strategy_reason:
-          description: Why that one, or why there is none.
+          description: Why this strategy is used, or why there is none.
           type: str
           sample: cgroup v2, and Linux 6.1.0-40-amd64 has isolated cpuset partitions
         claims:
-          description: The claims of the host, by name.
+          description: >-
+            The claims of the host, as a dictionary. The keys are the names of the claims, and each value is a
+            dictionary with the following keys.
           type: dict
           contains:
             steps:
-              description: The steps of a claim, as M(vfio.isolation.transaction) takes them, with all arguments.
+              description: >-
+                The steps of the claim in their order, as M(vfio.isolation.transaction) takes them. Each is a dictionary
+                with the name of the module as its only key, and all arguments of the module as its value.
               type: list
               elements: dict
+            created_by:
+              description: >-
+                Who created the claim. An empty string if it was a module or a playbook, V(libvirt) if it was the
+                libvirt hook.
+              type: str
           sample:
             win11:
               steps:
                 - drop_caches: {"sync": true, "what": "all"}
+              created_by: ""
         vm_cpus:
-          description: The CPUs that the claims reserve, as a CPU list. Empty where they reserve none.
+          description: >-
+            The CPUs that all claims of the host reserve together, as a CPU list. Empty if no claim reserves CPUs.
           type: str
           sample: 4-7
         host_cpus:
@@ -167,23 +182,23 @@ ansible_facts:
           type: str
           sample: 0-3
         drift:
-          description: The settings that are not as the claims want them, sorted by address.
+          description: The settings that have drifted from what the claims want, sorted by address.
           type: list
           elements: dict
           contains:
             address:
-              description: The address of the setting. M(vfio.isolation.restore) explains addresses.
+              description: The address of the setting. M(vfio.isolation.restore) lists all kinds of addresses.
               type: str
             expected:
               description: The value that the claims want.
               type: str
             actual:
-              description: The value that it has.
+              description: The value that the setting has.
               type: str
           sample:
             - {"address": "cpufreq.governor:policy4", "expected": "performance", "actual": "schedutil"}
         left_alone:
-          description: The settings that the claims would have otherwise, but that cannot be changed.
+          description: The settings that should be different but were left as they are, sorted by address.
           type: list
           elements: dict
           contains:
@@ -191,7 +206,7 @@ ansible_facts:
               description: The address of the setting.
               type: str
             reason:
-              description: Why it cannot be changed.
+              description: Why the setting was left as it is.
               type: str
           sample:
             - {"address": "irq.affinity:27", "reason": "managed by the kernel (nvme0q3)"}
@@ -214,7 +229,7 @@ def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
 
 
 def main() -> None:
-    """Be the module."""
+    """Module entry point."""
     run({}, call)
 
 

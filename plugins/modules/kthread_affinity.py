@@ -12,14 +12,14 @@ module: kthread_affinity
 short_description: Keep kernel threads off CPUs
 version_added: 0.1.0
 description:
-  - Binds every kernel thread that can be bound to the other CPUs, see sched_setaffinity(2). Each keeps what it has of
-    them, and gets all of them where it has none.
-  - Threads that the kernel binds itself, such as those per CPU and the workers and rescuers of workqueues, stay as they
-    are.
-  - Linux gives a kernel thread that is created later all CPUs, whatever kthreadd has. With O(claim) it is drift, and
-    the next run binds it.
-  - M(vfio.isolation.reserve_cpus) does this already. This module is for those who say the steps by hand.
-  - A restore gives each thread back what it had, by its id and its start time.
+  - Keeps every kernel thread that can be bound off the given CPUs. See sched_setaffinity(2). Each thread keeps those of
+    the other CPUs that it has already, or gets all of them if it has none.
+  - Threads that the kernel binds itself, such as per-CPU threads and the workers and rescuers of workqueues, are not
+    changed.
+  - Linux gives a kernel thread that is created later all CPUs, whatever the affinity of kthreadd is. With O(claim),
+    this is drift, and the next run binds the thread.
+  - M(vfio.isolation.reserve_cpus) does this already. Use this module if you list the steps by hand.
+  - Reverting restores the affinity of each thread, which is identified by its id and its start time.
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
 extends_documentation_fragment:
@@ -55,26 +55,26 @@ changes:
   elements: dict
   contains:
     address:
-      description: The address of the setting. M(vfio.isolation.restore) explains addresses.
+      description: The address of the setting. M(vfio.isolation.restore) lists all kinds of addresses.
       type: str
     before:
       description: The value just before.
       type: str
     after:
-      description: The value that was written.
+      description: The value that was written, or in check mode would be.
       type: str
   sample:
     - {"address": "task.affinity:2:1", "before": "0-7", "after": "0-3"}
 prior:
   description: >-
-    The value that each changed setting had just before, by address. The option O(vfio.isolation.restore#module:prior)
-    takes it.
+    The value that each changed setting had just before, by address. Pass it to the option
+    O(vfio.isolation.restore#module:prior) to restore these values.
   returned: success
   type: dict
   sample:
     "task.affinity:2:1": "0-7"
 left_alone:
-  description: The settings that were meant but not changed, sorted by address.
+  description: The settings that should be different but were left as they are, sorted by address.
   returned: success
   type: list
   elements: dict
@@ -83,7 +83,7 @@ left_alone:
       description: The address of the setting.
       type: str
     reason:
-      description: Why it was left alone.
+      description: Why the setting was left as it is.
       type: str
   sample:
     - {"address": "task.affinity:77:212", "reason": "the thread has ended"}
@@ -93,7 +93,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._module import run_
 
 
 def main() -> None:
-    """Be the module."""
+    """Module entry point."""
     run_step("kthread_affinity")
 
 

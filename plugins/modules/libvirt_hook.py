@@ -9,21 +9,23 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: libvirt_hook
-short_description: Have libvirt isolate the host for a virtual machine that starts
+short_description: Let libvirt isolate the host when a virtual machine starts
 version_added: 0.1.0
 description:
-  - Installs a hook of libvirt. When one of the domains starts, the host is isolated for it, as a claim with the name of
-    the domain. When it has ended, however that comes, its claim is given back. Several domains may come and go in any
-    order.
-  - The CPUs are those that the XML of the domain pins its threads to, C(vcpupin) or C(vcpu/@cpuset), C(emulatorpin) and
-    C(iothreadpin).
+  - Installs a libvirt hook. When one of the domains starts, the hook isolates the host for it, as a claim with the name
+    of the domain. When the domain ends, for whatever reason, the hook reverts the claim. Several domains can start and
+    stop in any order.
+  - The hook isolates the CPUs that the XML of the domain pins its threads to, with C(vcpupin) or C(vcpu/@cpuset),
+    C(emulatorpin) and C(iothreadpin).
   - The hook is C(/etc/libvirt/hooks/qemu.d/vfio-isolation), which libvirt 6.5 and newer runs. It starts the host runner
-    in C(/usr/local/lib/vfio-isolation), which is this collection's engine and needs no Ansible. A libvirt that runs and
-    has not had it before is told to reload, which its virtual machines do not notice.
-  - What the hook does is in the journal of the system, C(journalctl -t vfio-isolation).
-  - Where the strategy is left to V(auto), a partition is taken only if all that runs in the cgroup of the domain has
-    a claim, for it would confine the others to the CPUs of the claims. When another domain starts there, the claims go
-    on without a partition until they end. Of a container that comes, libvirt tells nothing.
+    in C(/usr/local/lib/vfio-isolation), which is the engine of this collection and does not need Ansible. When the hook
+    is installed for the first time or removed, a running libvirt is reloaded. This does not affect its virtual
+    machines.
+  - The hook logs what it does to the systemd journal. Read it with C(journalctl -t vfio-isolation).
+  - If the strategy is V(auto), the hook uses a partition only if everything that runs in the cgroup of the domain has a
+    claim, because a partition would confine the rest to the CPUs of the claims. When a domain without a claim starts
+    there, the existing claims continue without a partition until they end. libvirt does not report containers that
+    start.
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
 extends_documentation_fragment:
@@ -36,38 +38,42 @@ options:
   state:
     description:
       - V(present) installs the hook.
-      - V(absent) removes it with its configuration, and the host runner where no claim needs it at boot. The claims of
-        domains that run are given back.
+      - V(absent) removes the hook and its configuration, and the host runner if no claim needs it at boot. It also
+        reverts the claims that the hook has created.
     type: str
     choices: [present, absent]
     default: present
   domains:
     description:
-      - What each domain is configured to, by its name. An empty dictionary takes all defaults.
-      - The keys are the variables of the role P(vfio.isolation.isolate#role), such as C(isolate_strategy), but for
-        C(isolate_claim) and C(isolate_persist). C(isolate_vm_cpus) and C(isolate_emulator_cpus) are only for those who
-        want others than the XML says. C(isolate_cgroup) is by default where libvirt puts the domain.
-      - Besides, V(required) and V(timeout) are taken, see the options O(required) and O(timeout).
-      - Domains that are not named here are left alone, unless there is a O(default).
+      - The configuration of each domain, by the name of the domain. An empty dictionary means all defaults.
+      - The keys are the variables of the role P(vfio.isolation.isolate#role), such as C(isolate_strategy), except
+        C(isolate_claim), C(isolate_persist) and C(isolate_python). Set C(isolate_vm_cpus) and C(isolate_emulator_cpus)
+        only to use CPUs other than those in the XML. C(isolate_cgroup) defaults to the cgroup in which libvirt puts the
+        domain.
+      - The keys C(required) and C(timeout) are also accepted. See the options O(required) and O(timeout).
+      - Domains that are not listed here are left alone, unless O(default) is given.
     type: dict
     default: {}
   default:
-    description: What all other domains are configured to, likewise.
+    description:
+      - The configuration of all other domains, with the same keys as for a domain in O(domains).
+      - If it is not given, other domains are left alone.
     type: dict
   required:
     description:
-      - Whether a domain does not start where its isolation fails. Otherwise it starts all the same, and the reason is
-        in the journal of the system.
+      - Whether a domain is kept from starting if its isolation fails. With V(false), the domain starts anyway, and the
+        reason is in the systemd journal.
     type: bool
     default: true
   timeout:
     description:
-      - How long isolating for a domain may take, in seconds. After that it fails, and has as long again to give back
-        what it has changed. Giving back the claim of a domain that has ended may take ten minutes.
+      - How long isolating the host for a domain may take, from V(1) to V(3600) seconds. After that, it fails, and the
+        hook has the same time again to restore what it has changed. Reverting the claim of a domain that has ended may
+        take up to ten minutes.
     type: int
     default: 60
   python:
-    description: The Python of the host that the host runner is started with, 3.8 or newer.
+    description: The Python interpreter on the host that starts the host runner, version 3.8 or newer.
     type: path
     default: /usr/bin/python3
 seealso:
@@ -77,7 +83,7 @@ seealso:
 
 EXAMPLES = r"""
 ---
-- name: Isolate the host while win11 or audio run, each on the CPUs that its XML says
+- name: Isolate the host while win11 or audio run, each on the CPUs that its XML gives
   vfio.isolation.libvirt_hook:
     domains:
       win11: {}
@@ -86,12 +92,12 @@ EXAMPLES = r"""
         required: false
   become: true
 
-- name: Do so for every domain
+- name: Isolate the host for every domain
   vfio.isolation.libvirt_hook:
     default: {}
   become: true
 
-- name: Remove all of it
+- name: Remove the hook
   vfio.isolation.libvirt_hook:
     state: absent
   become: true
@@ -100,34 +106,78 @@ EXAMPLES = r"""
 RETURN = r"""
 ---
 files:
-  description: The files that were written or removed, or in check mode would be, by path.
+  description: >-
+    The paths of the files that were written or removed, or in check mode would be. They belong to the host runner, the
+    libvirt hook and the claims that come back at boot.
   returned: success
   type: list
   elements: str
   sample: ["/etc/libvirt/hooks/qemu.d/vfio-isolation", "/etc/vfio-isolation/libvirt/domains/win11.json"]
 claims:
-  description: The claims of domains that were given back, or in check mode would be.
-  returned: success, where O(state) is V(absent)
+  description: The names of the claims that were reverted, or in check mode would be.
+  returned: success, if O(state) is V(absent)
   type: list
   elements: str
   sample: [win11]
+strategy:
+  description: The strategy in use, V(partition), V(slices) or V(tasks).
+  returned: success, if O(state) is V(absent), a claim was reverted, and a remaining claim reserves CPUs
+  type: str
+  sample: partition
+strategy_reason:
+  description: Why this strategy is used.
+  returned: success, if O(state) is V(absent), a claim was reverted, and a remaining claim reserves CPUs
+  type: str
+  sample: cgroup v2, and Linux 6.1.0-40-amd64 has isolated cpuset partitions
+vm_cpus:
+  description: The CPUs that all claims of the host reserve together, as a CPU list.
+  returned: success, if O(state) is V(absent), a claim was reverted, and a remaining claim reserves CPUs
+  type: str
+  sample: 4-7
+host_cpus:
+  description: The online CPUs that are left to the host, as a CPU list.
+  returned: success, if O(state) is V(absent), a claim was reverted, and a remaining claim reserves CPUs
+  type: str
+  sample: 0-3
 changes:
-  description: The settings that giving them back changed, or in check mode would change, sorted by address.
+  description: The settings that were changed, or in check mode would be, sorted by address.
   returned: success
   type: list
   elements: dict
   contains:
     address:
-      description: The address of the setting. M(vfio.isolation.restore) explains addresses.
+      description: The address of the setting. M(vfio.isolation.restore) lists all kinds of addresses.
       type: str
     before:
       description: The value just before.
       type: str
     after:
-      description: The value that was written.
+      description: The value that was written, or in check mode would be.
       type: str
   sample:
     - {"address": "cgroup.cpus:/machine.slice", "before": "4-7", "after": ""}
+prior:
+  description: >-
+    The value that each changed setting had just before, by address. Pass it to the option
+    O(vfio.isolation.restore#module:prior) to restore these values.
+  returned: success, if O(state) is V(absent)
+  type: dict
+  sample:
+    "cgroup.cpus:/machine.slice": "4-7"
+left_alone:
+  description: The settings that should be different but were left as they are, sorted by address.
+  returned: success, if O(state) is V(absent)
+  type: list
+  elements: dict
+  contains:
+    address:
+      description: The address of the setting.
+      type: str
+    reason:
+      description: Why the setting was left as it is.
+      type: str
+  sample:
+    - {"address": "cgroup.exists:/machine.slice", "reason": "something runs in it, so it stays"}
 """
 
 import contextlib
@@ -194,7 +244,7 @@ def _checked(where: str, given: Optional[Mapping[str, Any]], common: Mapping[str
 
 
 def main() -> None:
-    """Be the module."""
+    """Module entry point."""
     run(ARGUMENTS, call)
 
 

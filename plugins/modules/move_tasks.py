@@ -12,17 +12,17 @@ module: move_tasks
 short_description: Move the tasks of a cgroup to another one
 version_added: 0.1.0
 description:
-  - Moves every task of one cgroup to another cgroup, and what these fork meanwhile, until none is left that can move.
-    With O(claim), the next run moves those that came since.
-  - On cgroup v2 these are processes with all their threads, written to C(cgroup.procs), see
-    C(Documentation/admin-guide/cgroup-v2.rst) of the kernel; on cgroup v1 they are threads, written to C(tasks), see
-    C(Documentation/admin-guide/cgroup-v1/cpusets.rst).
+  - Moves every task of one cgroup to another cgroup, together with what these tasks fork in the meantime, until no task
+    is left that can move. With O(claim), the next run moves the tasks that have appeared since then.
+  - On cgroup v2, a task is a process with all its threads, which is written to C(cgroup.procs). See
+    C(Documentation/admin-guide/cgroup-v2.rst) in the kernel sources. On cgroup v1, a task is a thread, which is written
+    to C(tasks). See C(Documentation/admin-guide/cgroup-v1/cpusets.rst).
   - The tasks of cgroups below the source stay where they are.
-  - A restore moves back those that were moved, and what they have forked since. It leaves alone those that were in the
-    target before with what they have forked, and those that were moved elsewhere meanwhile. A task is known by its id
-    and its start time, so another one that has the same id by now is not touched.
-  - Without O(claim), RV(prior) leads back what was moved, and nothing that was forked after.
-  - The affinities of threads that the move would reset are kept as far as they fit, and given back by a restore.
+  - Reverting moves back the tasks that were moved, and what they have forked since then. It leaves alone the tasks that
+    were in the target before, what these have forked, and the tasks that something else has moved away. A task is
+    identified by its id and its start time, so a later task with the same id is not touched.
+  - Without O(claim), restoring RV(prior) moves back the tasks that were moved, but nothing that they forked later.
+  - The module keeps the thread affinities that the move would reset as far as they fit. Reverting restores them.
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
 extends_documentation_fragment:
@@ -39,28 +39,29 @@ options:
     required: true
   target:
     description: >-
-      The path of the cgroup that they are moved to. It must exist, or be made by an earlier step of the same
+      The path of the cgroup that the tasks are moved to. It must exist, or be created by an earlier step of the same
       transaction.
     type: str
     required: true
   kernel_threads:
     description:
-      - Whether kernel threads are moved as well.
-      - Those that are bound to their CPUs by the kernel never are. RV(left_alone) says how many stay, and why.
+      - Whether kernel threads are moved, too.
+      - Threads that the kernel binds to their CPUs are never moved. RV(left_alone) reports how many threads stay, and
+        why.
     type: bool
     default: false
 """
 
 EXAMPLES = r"""
 ---
-- name: Move what runs in the root cgroup away from it
+- name: Move the tasks of the root cgroup to another cgroup
   vfio.isolation.move_tasks:
     source: /
     target: /host.slice
     claim: host
   become: true
 
-- name: Make a cpuset and move processes into it, all or nothing
+- name: Create a cpuset and move processes into it, all or nothing
   vfio.isolation.transaction:
     claim: batch
     steps:
@@ -82,26 +83,26 @@ changes:
   elements: dict
   contains:
     address:
-      description: The address of the setting. M(vfio.isolation.restore) explains addresses.
+      description: The address of the setting. M(vfio.isolation.restore) lists all kinds of addresses.
       type: str
     before:
       description: The value just before.
       type: str
     after:
-      description: The value that was written.
+      description: The value that was written, or in check mode would be.
       type: str
   sample:
     - {"address": "task.cgroup:1042:88317", "before": "/jobs.slice", "after": "/batch.slice"}
 prior:
   description: >-
-    The value that each changed setting had just before, by address. The option O(vfio.isolation.restore#module:prior)
-    takes it.
+    The value that each changed setting had just before, by address. Pass it to the option
+    O(vfio.isolation.restore#module:prior) to restore these values.
   returned: success
   type: dict
   sample:
     "task.cgroup:1042:88317": "/jobs.slice"
 left_alone:
-  description: The settings that were meant but not changed, sorted by address.
+  description: The settings that should be different but were left as they are, sorted by address.
   returned: success
   type: list
   elements: dict
@@ -110,7 +111,7 @@ left_alone:
       description: The address of the setting.
       type: str
     reason:
-      description: Why it was left alone.
+      description: Why the setting was left as it is.
       type: str
   sample:
     - {"address": "task.cgroup:/", "reason": "63 kernel threads are bound to their CPUs by the kernel"}
@@ -120,7 +121,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._module import run_
 
 
 def main() -> None:
-    """Be the module."""
+    """Module entry point."""
     run_step("move_tasks")
 
 

@@ -12,18 +12,20 @@ module: reserve_cpus
 short_description: Reserve CPUs for virtual machines
 version_added: 0.1.0
 description:
-  - Takes CPUs away from the host, services that start later included, and leaves them to virtual machines, by the best
-    strategy that the host has.
-  - The strategy V(partition) makes the cgroup of the virtual machines a cpuset partition, which takes its CPUs away
-    from all other tasks of the host in one write. The strategy V(slices) narrows every other cgroup at the top of
-    the hierarchy to the other CPUs. See C(Documentation/admin-guide/cgroup-v2.rst) of the kernel, section Cpuset.
-  - The strategy V(tasks), for cgroup v1, makes a cpuset for the host and moves the tasks of the root into it. Other
-    cpusets are narrowed, and kernel threads bound one by one. See
+  - Takes CPUs away from the host, including services that start later, and leaves them to virtual machines. Uses the
+    best strategy that the host supports.
+  - The strategy V(partition) turns the cgroup of the virtual machines into a cpuset partition. One write then takes its
+    CPUs away from all other tasks of the host. The strategy V(slices) narrows every other cgroup directly below the
+    root to the other CPUs, and binds kernel threads one by one. See C(Documentation/admin-guide/cgroup-v2.rst) in the
+    kernel sources, section Cpuset.
+  - The strategy V(tasks), for cgroup v1, creates a cpuset for the host and moves the tasks of the root cgroup into it.
+    It narrows other cpusets, and binds kernel threads one by one. See
     C(Documentation/admin-guide/cgroup-v1/cpusets.rst).
-  - Under systemd, cpusets are set with C(systemctl set-property --runtime), see systemd.resource-control(5).
-  - Reservations of several claims add up. The virtual machines have their union, the host has what is left.
-  - The kernel resets thread affinities when a cpuset changes. They are recorded before, kept as far as they fit, and
-    given back by a restore.
+  - Under systemd, cpusets are set with C(systemctl set-property --runtime). See systemd.resource-control(5).
+  - The reservations of several claims add up. The virtual machines share the union of the reserved CPUs, and the host
+    has what is left.
+  - The kernel resets thread affinities when a cpuset changes. The module records them first and keeps them as far as
+    they fit. Reverting restores them.
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
 extends_documentation_fragment:
@@ -41,48 +43,51 @@ options:
     required: true
   emulator_cpus:
     description:
-      - Further CPUs for the emulator threads, in the CPU language. They are reserved as well, since threads inside of a
+      - More CPUs, for the emulator threads, in the CPU language. They are reserved, too, because threads inside a
         partition can only use its CPUs.
-      - By default, or where empty, none.
+      - By default, or if empty, there are none.
     type: raw
   strategy:
     description: How the host is kept off the CPUs.
     type: str
     choices:
-      auto: The best one that the host has, which is told in RV(strategy) with the reason.
+      auto: The best strategy that the host supports. RV(strategy) and RV(strategy_reason) report which one, and why.
       partition: >-
-        O(cgroup) becomes a cpuset partition. Needs cgroup v2, and Linux 6.1 or later for an isolated one. The cgroup
-        above it must be a partition, too, as the root is.
-      slices: The other cgroups are narrowed to the other CPUs. Needs cgroup v2.
-      tasks: The tasks of the host are moved into O(host_cgroup). Needs cgroup v1.
+        O(cgroup) becomes a cpuset partition. This needs cgroup v2, and Linux 6.1 or later for an isolated partition.
+        The parent of O(cgroup) must be a partition, too. The root cgroup is one.
+      slices: The other cgroups are narrowed to the other CPUs. This needs cgroup v2.
+      tasks: The tasks of the host are moved into O(host_cgroup). This needs cgroup v1.
     default: auto
   partition_type:
-    description: The type of the partition, where the strategy is V(partition).
+    description: The type of the partition, if the strategy is V(partition).
     type: str
     choices:
-      auto: V(isolated), but V(root) where there is more than one emulator CPU.
-      isolated: The kernel does not balance load in it. Threads that are not pinned stay on one CPU.
-      root: The kernel balances load in it.
+      auto: V(isolated), but V(root) if there is more than one emulator CPU.
+      isolated: The kernel does not balance load in the partition. Threads that are not pinned stay on one CPU.
+      root: The kernel balances load in the partition.
     default: auto
   cgroup:
     description:
-      - The cgroup that the virtual machines run in. That of libvirt is C(/machine.slice).
-      - It is started where it does not run yet.
+      - The cgroup that the virtual machines run in. libvirt uses C(/machine.slice).
+      - It is started if it is not running yet.
     type: str
     default: /machine.slice
   host_cgroup:
-    description: The cpuset for the tasks of the host, where the strategy is V(tasks). It is made where it is missing.
+    description: >-
+      The cpuset for the tasks of the host, if the strategy is V(tasks). It is created if it does not exist.
     type: str
     default: /host.slice
   host_mems:
     description:
-      - The NUMA nodes for the memory of the host, where the strategy is V(tasks), in the list format of the kernel.
-      - By default, or where empty, those of the CPUs that are left to the host.
+      - The NUMA nodes for the memory of the host, in the list format of the kernel, if the strategy is V(tasks). With
+        another strategy, it is an error to give them.
+      - By default, or if empty, those of the CPUs that are left to the host.
     type: raw
   memory_migrate:
     description:
-      - Whether the memory of the tasks of the host moves to these nodes, where the strategy is V(tasks).
-      - What has moved does not come back with a restore.
+      - Whether the memory of the tasks of the host moves to these NUMA nodes, if the strategy is V(tasks). With another
+        strategy, V(true) is an error.
+      - Reverting does not move this memory back.
     type: bool
     default: false
 """
@@ -102,7 +107,7 @@ EXAMPLES = r"""
     claim: win11
   become: true
 
-- name: Reserve NUMA node 1 but for its first core, without a partition
+- name: Reserve NUMA node 1 except its first core, without a partition
   vfio.isolation.reserve_cpus:
     cpus: node:1,^core:8
     strategy: slices
@@ -110,7 +115,7 @@ EXAMPLES = r"""
   become: true
   register: reserved
 
-- name: Tell what is left to the host
+- name: Show what is left to the host
   ansible.builtin.debug:
     msg: "The host has CPUs {{ reserved.host_cpus }} ({{ reserved.strategy_reason }})"
 """
@@ -118,12 +123,12 @@ EXAMPLES = r"""
 RETURN = r"""
 ---
 strategy:
-  description: The strategy that was taken, V(partition), V(slices) or V(tasks).
+  description: The strategy in use, V(partition), V(slices) or V(tasks).
   returned: success
   type: str
   sample: partition
 strategy_reason:
-  description: Why this strategy was taken.
+  description: Why this strategy is used.
   returned: success
   type: str
   sample: cgroup v2, and Linux 6.1.0-40-amd64 has isolated cpuset partitions
@@ -144,13 +149,13 @@ changes:
   elements: dict
   contains:
     address:
-      description: The address of the setting. M(vfio.isolation.restore) explains addresses.
+      description: The address of the setting. M(vfio.isolation.restore) lists all kinds of addresses.
       type: str
     before:
       description: The value just before.
       type: str
     after:
-      description: The value that was written.
+      description: The value that was written, or in check mode would be.
       type: str
   sample:
     - {"address": "cgroup.controller:/", "before": "disabled", "after": "enabled"}
@@ -160,8 +165,8 @@ changes:
     - {"address": "systemd.AllowedCPUs:machine.slice", "before": "none", "after": "4-7"}
 prior:
   description: >-
-    The value that each changed setting had just before, by address. The option O(vfio.isolation.restore#module:prior)
-    takes it.
+    The value that each changed setting had just before, by address. Pass it to the option
+    O(vfio.isolation.restore#module:prior) to restore these values.
   returned: success
   type: dict
   sample:
@@ -171,7 +176,7 @@ prior:
     "cgroup.partition:/machine.slice": "member"
     "systemd.AllowedCPUs:machine.slice": "none"
 left_alone:
-  description: The settings that were meant but not changed, sorted by address.
+  description: The settings that should be different but were left as they are, sorted by address.
   returned: success
   type: list
   elements: dict
@@ -180,7 +185,7 @@ left_alone:
       description: The address of the setting.
       type: str
     reason:
-      description: Why it was left alone.
+      description: Why the setting was left as it is.
       type: str
   sample: []
 """
@@ -189,7 +194,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._module import run_
 
 
 def main() -> None:
-    """Be the module."""
+    """Module entry point."""
     run_step("reserve_cpus")
 
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: restore
-short_description: Give back what claims changed
+short_description: Revert claims, or restore saved values
 version_added: 0.1.0
 description:
-  - Gives back what claims changed, exactly, but for what the other claims of the host still want. Where no claim is
-    left, every setting is what it was before the first one.
-  - Needs nothing but the journal C(/run/vfio-isolation/journal.json) of the host. It also completes a run that was
-    killed half-way.
-  - Or writes back the values that a module returned as C(prior).
-  - What is gone meanwhile, such as a process that has ended, needs nothing back and is left alone.
-  - A claim that comes back at boot, see O(vfio.isolation.transaction#module:persist), does not any more.
+  - Reverts exactly what claims changed, except for what other claims of the host still need. If no claim is left, every
+    setting is what it was before the first one.
+  - Needs nothing but the journal C(/run/vfio-isolation/journal.json) of the host. It also reverts a run that was killed
+    halfway.
+  - Alternatively, restores the values that a module returned as C(prior).
+  - What no longer exists, such as a process that has ended, is left alone.
+  - A reverted claim no longer comes back at boot. See O(vfio.isolation.transaction#module:persist).
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
 extends_documentation_fragment:
@@ -30,25 +30,56 @@ attributes:
 options:
   claims:
     description:
-      - The names of the claims to give back.
-      - A claim that the host does not have is no error.
-      - By default, all claims of the host.
+      - The names of the claims to revert.
+      - If the host does not have a claim, the module warns about it and does not fail.
+      - The default is all claims of the host.
     type: list
     elements: str
   prior:
     description:
-      - Values by address, as a module returned them as C(prior).
-      - The claims of the host do not change. A setting that a claim wants otherwise is drift afterwards.
+      - Values by address, as a module returned them as C(prior). See the notes for all kinds of addresses.
+      - The claims of the host do not change. A setting that a claim determines keeps the value that the claim wants.
     type: dict
 notes:
-  - The address of a setting is its kind and its name. C(cgroup.exists), C(cgroup.controller), C(cgroup.cpus),
-    C(cgroup.mems) and C(cgroup.partition) name a cgroup, C(systemd.AllowedCPUs) and C(systemd.AllowedMemoryNodes) a
-    unit, C(irq.affinity) an interrupt, C(cpufreq.governor) and C(cpufreq.preference) a cpufreq policy. C(task.cgroup)
-    and C(task.affinity) name a process or thread, and C(irqbalance.banned) a process, by its number and its start time
-    in clock ticks since boot. C(irq.default) has no name.
-  - A value is a CPU list or node list (empty means inherited), V(present) or V(absent), V(enabled) or V(disabled), a
-    partition type, a governor, an energy preference, or the path of a cgroup. V(none) means no runtime drop-in of
-    systemd.
+  - The address of a setting is the kind of the setting, a colon, and a name, such as C(irq.affinity:24). Values are
+    strings. The following notes list all kinds.
+  - >-
+    C(cgroup.exists): The name is the path of a cgroup, such as C(/user.slice). The value is V(present) or V(absent).
+  - >-
+    C(cgroup.cpus), C(cgroup.mems): The name is the path of a cgroup. The value is the CPU list or the list of memory
+    nodes that is configured for it. On cgroup v2, an empty value means that the list is inherited. On cgroup v1, it
+    means that the cpuset is new or does not exist.
+  - >-
+    C(cgroup.controller): The name is the path of a cgroup. The value is V(enabled) or V(disabled), for the cpuset
+    controller in the cgroups directly below it. Only on cgroup v2.
+  - >-
+    C(cgroup.partition): The name is the path of a cgroup. The value is the partition type, V(member), V(root) or
+    V(isolated). If the partition is invalid, the note of the kernel follows the type. Only on cgroup v2.
+  - >-
+    C(cgroup.cpu_exclusive), C(cgroup.mem_exclusive), C(cgroup.mem_hardwall), C(cgroup.memory_migrate),
+    C(cgroup.sched_load_balance): The name is the path of a cgroup. The value is V(1) or V(0), or empty if the cpuset
+    does not exist. Only on cgroup v1.
+  - >-
+    C(systemd.AllowedCPUs), C(systemd.AllowedMemoryNodes): The name is a systemd unit, such as C(user.slice). The value
+    is the list in the runtime drop-in of the unit, or V(none) if there is no such drop-in. C(insisted) follows the list
+    if a second drop-in keeps others from overriding it. Only on cgroup v2.
+  - >-
+    C(task.cgroup): The name is the id of a task and its start time in clock ticks since boot, such as C(1042:88317). On
+    cgroup v2, the task is a process, and on cgroup v1, a thread. The value is the path of its cgroup.
+  - >-
+    C(task.affinity): The name is the id of a thread and its start time in clock ticks since boot. The value is the CPU
+    list that the thread may run on.
+  - >-
+    C(irq.affinity): The name is the number of an interrupt. The value is the CPU list of its IRQ affinity.
+  - >-
+    C(irq.default): The name is empty, so the address is C(irq.default:). The value is the CPU list of the default
+    affinity, which new interrupts get.
+  - >-
+    C(irqbalance.banned): The name is the id of the irqbalance process and its start time in clock ticks since boot. The
+    value is the list of the CPUs that it keeps interrupts off.
+  - >-
+    C(cpufreq.governor), C(cpufreq.preference): The name is a cpufreq policy, such as C(policy4). The value is its
+    governor or its energy preference.
 seealso:
   - module: vfio.isolation.transaction
   - module: vfio.isolation.isolation_facts
@@ -56,23 +87,23 @@ seealso:
 
 EXAMPLES = r"""
 ---
-- name: Give everything back
+- name: Revert all claims
   vfio.isolation.restore:
   become: true
 
-- name: Give back what was changed for one virtual machine
+- name: Revert what was changed for one virtual machine
   vfio.isolation.restore:
     claims:
       - win11
   become: true
 
-- name: Change governors for a while, in no claim
+- name: Change governors for a while, without a claim
   vfio.isolation.cpu_governor:
     governor: performance
   become: true
   register: governors
 
-- name: Give these governors back
+- name: Restore the previous governors
   vfio.isolation.restore:
     prior: "{{ governors.prior }}"
   become: true
@@ -81,35 +112,37 @@ EXAMPLES = r"""
 RETURN = r"""
 ---
 files:
-  description: The files of claims that came back at boot, and of the host runner, that were removed, by path.
-  returned: success, where O(prior) is not given
+  description: >-
+    The paths of the files that were written or removed, or in check mode would be. They belong to the host runner, the
+    libvirt hook and the claims that come back at boot.
+  returned: success, if O(prior) is not given
   type: list
   elements: str
   sample: ["/etc/vfio-isolation/claims/host.json"]
 claims:
-  description: The claims that were given back, or in check mode would be.
-  returned: success, where O(prior) is not given
+  description: The names of the claims that were reverted, or in check mode would be.
+  returned: success, if O(prior) is not given
   type: list
   elements: str
   sample: [win11]
 strategy:
-  description: The strategy that was taken, V(partition), V(slices) or V(tasks).
-  returned: success, where a claim that is left reserves CPUs
+  description: The strategy in use, V(partition), V(slices) or V(tasks).
+  returned: success, if a claim was reverted or O(prior) is given, and a remaining claim reserves CPUs
   type: str
   sample: partition
 strategy_reason:
-  description: Why this strategy was taken.
-  returned: success, where a claim that is left reserves CPUs
+  description: Why this strategy is used.
+  returned: success, if a claim was reverted or O(prior) is given, and a remaining claim reserves CPUs
   type: str
   sample: cgroup v2, and Linux 6.1.0-40-amd64 has isolated cpuset partitions
 vm_cpus:
   description: The CPUs that all claims of the host reserve together, as a CPU list.
-  returned: success, where a claim that is left reserves CPUs
+  returned: success, if a claim was reverted or O(prior) is given, and a remaining claim reserves CPUs
   type: str
   sample: 4-7
 host_cpus:
   description: The online CPUs that are left to the host, as a CPU list.
-  returned: success, where a claim that is left reserves CPUs
+  returned: success, if a claim was reverted or O(prior) is given, and a remaining claim reserves CPUs
   type: str
   sample: 0-3
 changes:
@@ -119,13 +152,13 @@ changes:
   elements: dict
   contains:
     address:
-      description: The address of the setting. M(vfio.isolation.restore) explains addresses.
+      description: The address of the setting. M(vfio.isolation.restore) lists all kinds of addresses.
       type: str
     before:
       description: The value just before.
       type: str
     after:
-      description: The value that was written.
+      description: The value that was written, or in check mode would be.
       type: str
   sample:
     - {"address": "cgroup.cpus:/machine.slice", "before": "4-7", "after": ""}
@@ -133,8 +166,8 @@ changes:
     - {"address": "irq.affinity:24", "before": "0-3", "after": "0-7"}
 prior:
   description: >-
-    The value that each changed setting had just before, by address. The option O(vfio.isolation.restore#module:prior)
-    takes it.
+    The value that each changed setting had just before, by address. Pass it to the option
+    O(vfio.isolation.restore#module:prior) to restore these values.
   returned: success
   type: dict
   sample:
@@ -142,7 +175,7 @@ prior:
     "cpufreq.governor:policy4": "performance"
     "irq.affinity:24": "0-3"
 left_alone:
-  description: The settings that were meant but not changed, sorted by address.
+  description: The settings that should be different but were left as they are, sorted by address.
   returned: success
   type: list
   elements: dict
@@ -151,7 +184,7 @@ left_alone:
       description: The address of the setting.
       type: str
     reason:
-      description: Why it was left alone.
+      description: Why the setting was left as it is.
       type: str
   sample:
     - {"address": "cgroup.exists:/machine.slice", "reason": "something runs in it, so it stays"}
@@ -184,7 +217,7 @@ def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
 
 
 def main() -> None:
-    """Be the module."""
+    """Module entry point."""
     run(ARGUMENTS, call, mutually_exclusive=[("claims", "prior")])
 
 

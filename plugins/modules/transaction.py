@@ -12,13 +12,13 @@ module: transaction
 short_description: Apply a claim, a list of steps, as one transaction
 version_added: 0.1.0
 description:
-  - Carries out a list of steps on a host in one go, under one lock, and records them in the journal
-    C(/run/vfio-isolation/journal.json) as a claim. M(vfio.isolation.restore) gives everything back.
-  - All or nothing. Where a step fails, what was changed is written back, the claim is what it was before, and the
+  - Applies a list of steps on a host in one go, under one lock, and records them in the journal
+    C(/run/vfio-isolation/journal.json) as a claim. M(vfio.isolation.restore) reverts the claim.
+  - It is all or nothing. If a step fails, the previous values are restored, the claim is what it was before, and the
     message names the step.
-  - A second run with the same steps changes nothing, unless something drifted. With other steps, the claim becomes
-    these steps. What only the former ones changed is given back.
-  - The claims of a host add up. Each is planned over the ones before it.
+  - A second run with the same steps changes nothing, unless something has drifted. A run with other steps replaces the
+    steps of the claim, and reverts what only the previous steps changed.
+  - The claims of a host add up. Each is planned on top of the ones before it.
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
 extends_documentation_fragment:
@@ -31,35 +31,38 @@ attributes:
 options:
   claim:
     description: >-
-      The name of the claim, such as V(host) or the name of a virtual machine, of 1 to 255 printable characters.
+      The name of the claim, such as V(host) or the name of a virtual machine. It has 1 to 255 printable characters.
     type: str
     required: true
   steps:
     description:
-      - The steps in their order. Each item is a mapping of one module, with or without the name of the collection, to
-        its arguments, which are checked as that module checks them.
-      - A C(when) beside the module, V(true) or V(false), says whether the step belongs to the claim. It is a value,
-        not a condition, so write it with a template.
+      - The steps in their order. Each item is a dictionary that maps a module to its arguments. The name of the module
+        can be given with or without the name of the collection. The module's own argument specification checks the
+        arguments.
+      - A C(when) next to the module, V(true) or V(false), decides whether the step belongs to the claim. It is a value
+        and not a condition, so write it with a template.
       - The modules are M(vfio.isolation.compact_memory), M(vfio.isolation.cpu_governor), M(vfio.isolation.cpuset),
         M(vfio.isolation.drop_caches), M(vfio.isolation.irq_affinity), M(vfio.isolation.kthread_affinity),
         M(vfio.isolation.move_tasks) and M(vfio.isolation.reserve_cpus).
       - The options C(claim) and C(lock_timeout) of these modules belong to the transaction, not to a step.
-      - C(drop_caches) and C(compact_memory) act where the claim is new or changes something, and not where there is
-        nothing to do.
+      - C(drop_caches) and C(compact_memory) act only if the claim is new or changes something, not if there is nothing
+        to do.
     type: list
     elements: raw
     required: true
   persist:
     description:
-      - Whether the claim comes back at boot. The unit C(vfio-isolation@CLAIM.service), its name as of
-        systemd-escape(1), then makes it from C(/etc/vfio-isolation/claims), with the host runner in
-        C(/usr/local/lib/vfio-isolation) and without Ansible. Stopping the unit gives the claim back until the next
+      - Whether the claim comes back at boot. The unit C(vfio-isolation@CLAIM.service), with the name of the claim
+        escaped as by systemd-escape(1), then applies it from C(/etc/vfio-isolation/claims). It uses the host runner in
+        C(/usr/local/lib/vfio-isolation) and does not need Ansible. Stopping the unit reverts the claim until the next
         boot.
-      - With V(false), it does not come back any more. M(vfio.isolation.restore) sees to that, too.
+      - If making the claim persistent fails, nothing is changed, and the claim is what it was before.
+      - With V(false), the claim no longer comes back at boot. The same is true after M(vfio.isolation.restore) has
+        reverted it.
     type: bool
     default: false
   python:
-    description: The Python of the host that the host runner is started with, 3.8 or newer.
+    description: The Python interpreter on the host that starts the host runner, version 3.8 or newer.
     type: path
     default: /usr/bin/python3
 seealso:
@@ -87,7 +90,7 @@ EXAMPLES = r"""
           cpus: 4-7
   become: true
 
-- name: Show what a claim with two cpusets would change, and change nothing
+- name: Show what a claim with two cpusets would change, without changing anything
   vfio.isolation.transaction:
     claim: batch
     steps:
@@ -102,7 +105,7 @@ EXAMPLES = r"""
   check_mode: true
   diff: true
 
-- name: Give everything back
+- name: Revert the claim
   vfio.isolation.restore:
     claims:
       - host
@@ -112,7 +115,9 @@ EXAMPLES = r"""
 RETURN = r"""
 ---
 files:
-  description: The files of the host runner, its unit and the saved claim that were written or removed, by path.
+  description: >-
+    The paths of the files that were written or removed, or in check mode would be. They belong to the host runner, the
+    libvirt hook and the claims that come back at boot.
   returned: success
   type: list
   elements: str
@@ -124,31 +129,33 @@ claim:
   sample: host
 actions:
   description: >-
-    What the steps that act tell, by the name of their module, such as C(freed_bytes) of M(vfio.isolation.drop_caches)
-    and C(free_huge_blocks) of M(vfio.isolation.compact_memory). Empty in check mode, and where there was nothing to do.
+    What the steps that act return, such as C(freed_bytes) of M(vfio.isolation.drop_caches) and C(free_huge_blocks) of
+    M(vfio.isolation.compact_memory). The keys are the names of the modules. If a claim lists an action more than once,
+    the later ones have the key C(NAME:POSITION), with the position of the step in the list, counted from 1, such as
+    C(drop_caches:4). Empty in check mode, and if there was nothing to do.
   returned: success
   type: dict
   sample:
     drop_caches: {"freed_bytes": 1874329600}
     compact_memory: {"free_huge_blocks": [{"node": 0, "before": 311, "after": 1490}]}
 strategy:
-  description: The strategy that was taken, V(partition), V(slices) or V(tasks).
-  returned: success, where a claim of the host reserves CPUs
+  description: The strategy in use, V(partition), V(slices) or V(tasks).
+  returned: success, if a claim of the host reserves CPUs
   type: str
   sample: partition
 strategy_reason:
-  description: Why this strategy was taken.
-  returned: success, where a claim of the host reserves CPUs
+  description: Why this strategy is used.
+  returned: success, if a claim of the host reserves CPUs
   type: str
   sample: cgroup v2, and Linux 6.1.0-40-amd64 has isolated cpuset partitions
 vm_cpus:
   description: The CPUs that all claims of the host reserve together, as a CPU list.
-  returned: success, where a claim of the host reserves CPUs
+  returned: success, if a claim of the host reserves CPUs
   type: str
   sample: 4-7
 host_cpus:
   description: The online CPUs that are left to the host, as a CPU list.
-  returned: success, where a claim of the host reserves CPUs
+  returned: success, if a claim of the host reserves CPUs
   type: str
   sample: 0-3
 changes:
@@ -158,13 +165,13 @@ changes:
   elements: dict
   contains:
     address:
-      description: The address of the setting. M(vfio.isolation.restore) explains addresses.
+      description: The address of the setting. M(vfio.isolation.restore) lists all kinds of addresses.
       type: str
     before:
       description: The value just before.
       type: str
     after:
-      description: The value that was written.
+      description: The value that was written, or in check mode would be.
       type: str
   sample:
     - {"address": "cgroup.cpus:/machine.slice", "before": "", "after": "4-7"}
@@ -172,8 +179,8 @@ changes:
     - {"address": "irq.affinity:24", "before": "0-7", "after": "0-3"}
 prior:
   description: >-
-    The value that each changed setting had just before, by address. The option O(vfio.isolation.restore#module:prior)
-    takes it.
+    The value that each changed setting had just before, by address. Pass it to the option
+    O(vfio.isolation.restore#module:prior) to restore these values.
   returned: success
   type: dict
   sample:
@@ -181,7 +188,7 @@ prior:
     "cpufreq.governor:policy4": "schedutil"
     "irq.affinity:24": "0-7"
 left_alone:
-  description: The settings that were meant but not changed, sorted by address.
+  description: The settings that should be different but were left as they are, sorted by address.
   returned: success
   type: list
   elements: dict
@@ -190,7 +197,7 @@ left_alone:
       description: The address of the setting.
       type: str
     reason:
-      description: Why it was left alone.
+      description: Why the setting was left as it is.
       type: str
   sample:
     - {"address": "irq.affinity:27", "reason": "managed by the kernel (nvme0q3)"}
@@ -241,7 +248,7 @@ def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
 
 
 def main() -> None:
-    """Be the module."""
+    """Module entry point."""
     run(ARGUMENTS, call)
 
 
