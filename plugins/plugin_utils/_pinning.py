@@ -24,11 +24,8 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cpus i
     format_list,
     parse_list,
 )
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.expression import (
-    Expression,
-    Topology,
-    evaluate,
-)
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.expression import Expression, evaluate
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.topology import Topology
 
 SCHEDULERS = ("batch", "idle", "fifo", "rr")
 
@@ -42,11 +39,11 @@ class FactsTopology(Topology):
             self._possible = parse_list(facts["possible"])
             self._online = parse_list(facts["online"])
             self._isolated = parse_list(facts["isolated_at_boot"])
-            self._groups = {
-                word: {int(number): parse_list(cpus) for number, cpus in facts[name].items()}
-                for word, name in (("NUMA node", "nodes"), ("package", "packages"), ("die", "dies"))
-            }
-            self.cores = sorted(map(parse_list, facts["cores"]), key=min)
+            self._nodes, self._packages, self._dies = (
+                {int(number): parse_list(cpus) for number, cpus in facts[name].items()}
+                for name in ("nodes", "packages", "dies")
+            )
+            self._cores = sorted(map(parse_list, facts["cores"]), key=min)
             self._l3 = [(parse_list(domain["cpus"]), int(domain["bytes"])) for domain in facts["l3"]]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             message = (
@@ -62,63 +59,37 @@ class FactsTopology(Topology):
         """The CPUs that run tasks."""
         return self._online
 
-    def isolated(self) -> CpuSet:
+    def isolated_at_boot(self) -> CpuSet:
         """The CPUs of isolcpus=."""
-        if not self._isolated:
-            raise ValueError("no CPU was isolated at boot (isolcpus=)")
         return self._isolated
 
     def nodes(self) -> dict[int, CpuSet]:
         """Every NUMA node with its CPUs."""
-        return self._groups["NUMA node"]
+        return self._nodes
 
-    def _group(self, word: str, number: int) -> CpuSet:
-        groups = self._groups[word]
-        if number not in groups:
-            raise ValueError(f"there is no {word} {number}; there are {format_list(groups) or 'none'}")
-        return groups[number]
+    def packages(self) -> dict[int, CpuSet]:
+        """The CPUs of each socket."""
+        return self._packages
 
-    def node(self, number: int) -> CpuSet:
-        """The CPUs of a NUMA node."""
-        return self._group("NUMA node", number)
+    def dies(self) -> dict[int, CpuSet]:
+        """The CPUs of each die."""
+        return self._dies
 
-    def package(self, number: int) -> CpuSet:
-        """The CPUs of a socket."""
-        return self._group("package", number)
+    def cores(self) -> list[CpuSet]:
+        """The CPUs with their SMT siblings."""
+        return self._cores
 
-    def die(self, number: int) -> CpuSet:
-        """The CPUs of a die."""
-        return self._group("die", number)
-
-    def core(self, cpu: int) -> CpuSet:
-        """A CPU with its SMT siblings."""
-        for core in self.cores:
-            if cpu in core:
-                return core
-        raise ValueError(f"CPU {cpu} is not online; online are {format_list(self._online)}")
-
-    def l3(self, cpu: int) -> CpuSet:
-        """The CPUs that share the L3 cache of a CPU."""
-        for cpus, _bytes in self._l3:
-            if cpu in cpus:
-                return cpus
-        raise ValueError(f"no L3 cache is known for CPU {cpu}")
-
-    def largest_l3(self) -> CpuSet:
-        """The L3 domain with the most cache."""
-        most = max((size for _cpus, size in self._l3), default=0)
-        largest = [cpus for cpus, size in self._l3 if size == most]
-        if len(largest) != 1:
-            raise ValueError(f"no single L3 domain is the largest: {len(largest)} have {most >> 10} KiB")
-        return largest[0]
+    def l3_domains(self) -> list[tuple[CpuSet, int]]:
+        """Every L3 domain with its cache in bytes."""
+        return self._l3
 
     def core_type(self, name: str) -> CpuSet:
-        """Not told by the facts."""
-        raise ValueError(f"the facts do not tell which CPUs are of type {name}; name them")
+        """Not in the facts."""
+        raise ValueError(f"the facts do not say which CPUs are of type {name}; name them")
 
     def vm(self, name: str, _part: str) -> CpuSet:
-        """Not told by the facts."""
-        raise ValueError(f"the facts do not tell where the domain {name!r} is pinned; name CPUs")
+        """Not in the facts."""
+        raise ValueError(f"the facts do not say where the domain {name!r} is pinned; name CPUs")
 
 
 @dataclass(frozen=True)
@@ -154,7 +125,7 @@ def place(
         raise IsolationError("iothread_cpus: there are no I/O threads; say how many with iothreads")
     asked = evaluate(cpus, topology, "cpus")
     free = asked - emulator - for_io
-    cores = [sorted(core & free) for core in topology.cores if core & free]
+    cores = [sorted(core & free) for core in topology.cores() if core & free]
     chosen = [cpu for core in cores for cpu in (core if siblings else core[:1])]
     if len(chosen) < vcpus:
         what = "CPUs" if siblings else "cores"

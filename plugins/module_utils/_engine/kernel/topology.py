@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Dict, List, Optional, Tuple
 
 from ..text.cpus import NONE, CpuSet, format_list, parse_list
-from ..text.expression import Topology
+from ..text.topology import Topology
 from .host import Host
 
 CPU = "/sys/devices/system/cpu"
@@ -48,12 +48,9 @@ class SysfsTopology(Topology):
         """The CPUs that are there, online or not."""
         return self._list(f"{CPU}/present") or self.online()
 
-    def isolated(self) -> CpuSet:
+    def isolated_at_boot(self) -> CpuSet:
         """The CPUs of isolcpus=."""
-        found = self._list(f"{CPU}/isolated")
-        if not found:
-            raise ValueError("no CPU was isolated at boot (isolcpus=)")
-        return found
+        return self._list(f"{CPU}/isolated")
 
     def nodes(self) -> Dict[int, CpuSet]:
         """Every online NUMA node with its CPUs; a node of memory alone has none."""
@@ -75,26 +72,18 @@ class SysfsTopology(Topology):
                 groups[int(text)] = groups.get(int(text), NONE) | {cpu}
         return groups
 
-    def _group(self, name: str, word: str, number: int) -> CpuSet:
-        groups = self._grouped(name)
-        if number not in groups:
-            raise ValueError(f"there is no {word} {number}; there are {format_list(groups) or 'none'}")
-        return groups[number]
+    def packages(self) -> Dict[int, CpuSet]:
+        """The online CPUs of each socket."""
+        return self._grouped("physical_package_id")
 
-    def package(self, number: int) -> CpuSet:
-        """The CPUs of a socket."""
-        return self._group("physical_package_id", "package", number)
+    def dies(self) -> Dict[int, CpuSet]:
+        """The online CPUs of each die."""
+        return self._grouped("die_id")
 
-    def die(self, number: int) -> CpuSet:
-        """The CPUs of a die."""
-        return self._group("die_id", "die", number)
-
-    def core(self, cpu: int) -> CpuSet:
-        """A CPU with its SMT siblings."""
-        siblings = self._list(f"{CPU}/cpu{cpu}/topology/thread_siblings_list")
-        if not siblings:
-            raise ValueError(f"CPU {cpu} is not online; online are {format_list(self.online())}")
-        return siblings
+    def cores(self) -> List[CpuSet]:
+        """The online CPUs with their SMT siblings."""
+        siblings = {self._list(f"{CPU}/cpu{cpu}/topology/thread_siblings_list") for cpu in self.online()}
+        return sorted(filter(None, siblings), key=min)
 
     def _l3(self, cpu: int) -> Optional[Tuple[CpuSet, int]]:
         for index in range(8):
@@ -106,28 +95,10 @@ class SysfsTopology(Topology):
                 return shared, _bytes(self._of_cpu(cpu, f"cache/index{index}/size") or "0")
         return None
 
-    def l3(self, cpu: int) -> CpuSet:
-        """The L3 domain that holds a CPU."""
-        found = self._l3(cpu)
-        if found is None:
-            raise ValueError(f"no L3 cache is known for CPU {cpu}; online are {format_list(self.online())}")
-        return found[0]
-
     def l3_domains(self) -> List[Tuple[CpuSet, int]]:
         """Every L3 domain: its CPUs, and its cache in bytes."""
         found = {domain for domain in map(self._l3, sorted(self.online())) if domain is not None}
         return sorted(found, key=lambda domain: min(domain[0]))
-
-    def largest_l3(self) -> CpuSet:
-        """The L3 domain with the most cache."""
-        domains = self.l3_domains()
-        if not domains:
-            raise ValueError("this host tells of no L3 cache")
-        most = max(size for _cpus, size in domains)
-        largest = [cpus for cpus, size in domains if size == most]
-        if len(largest) > 1:
-            raise ValueError(f"no single L3 domain is the largest: {len(largest)} have {most >> 10} KiB")
-        return largest[0]
 
     def core_type(self, name: str) -> CpuSet:
         """The performance or efficiency CPUs, by the perf units that hybrid Intel processors show."""
@@ -145,15 +116,14 @@ class SysfsTopology(Topology):
 
     def facts(self) -> Dict[str, object]:
         """For `ansible_facts`: CPU lists by name; caches in bytes."""
-        online = self.online()
         return {
             "possible": format_list(self.possible()),
-            "online": format_list(online),
-            "isolated_at_boot": format_list(self._list(f"{CPU}/isolated")),
+            "online": format_list(self.online()),
+            "isolated_at_boot": format_list(self.isolated_at_boot()),
             "nodes": {str(number): format_list(cpus) for number, cpus in self.nodes().items()},
-            "packages": _lists(self._grouped("physical_package_id")),
-            "dies": _lists(self._grouped("die_id")),
-            "cores": sorted({format_list(self._list(f"{CPU}/cpu{c}/topology/thread_siblings_list")) for c in online}),
+            "packages": _lists(self.packages()),
+            "dies": _lists(self.dies()),
+            "cores": [format_list(core) for core in self.cores()],
             "l3": [{"cpus": format_list(cpus), "bytes": size} for cpus, size in self.l3_domains()],
         }
 

@@ -16,7 +16,8 @@ from ..strategy import choose
 from ..text.cgroup_path import is_within, normalized
 from ..text.cpus import NONE, CpuSet, format_list
 from ..text.domain_xml import PIN_VCPUS, Domain
-from ..text.expression import Expression, Topology, evaluate, is_given
+from ..text.expression import Expression, evaluate, is_given
+from ..text.topology import Topology
 from .role_steps import items
 
 

@@ -27,6 +27,7 @@ from typing import Any, Callable, Dict, Sequence, Union
 
 from ..errors import IsolationError
 from .cpus import NONE, CpuSet, format_list, is_number, parse_range
+from .topology import Topology
 
 Expression = Union[str, int, Sequence[Union[str, int]]]
 
@@ -34,54 +35,6 @@ KNOWN = (
     "a CPU list, C<list>, N<list>, node:, package:, die:, core:, l3:, type:performance, type:efficiency, vm:,"
     " all, online or isolated"
 )
-
-
-class Topology:
-    """What an expression may ask of a host. Every method raises ValueError with what there is instead."""
-
-    def possible(self) -> CpuSet:
-        """Every CPU that the kernel was built up for, online or not."""
-        raise NotImplementedError
-
-    def online(self) -> CpuSet:
-        """The CPUs that run tasks."""
-        raise NotImplementedError
-
-    def isolated(self) -> CpuSet:
-        """The CPUs of the boot option isolcpus=."""
-        raise NotImplementedError
-
-    def node(self, number: int) -> CpuSet:
-        """The CPUs of a NUMA node."""
-        raise NotImplementedError
-
-    def package(self, number: int) -> CpuSet:
-        """The CPUs of a physical package (socket)."""
-        raise NotImplementedError
-
-    def die(self, number: int) -> CpuSet:
-        """The CPUs of a die."""
-        raise NotImplementedError
-
-    def core(self, cpu: int) -> CpuSet:
-        """A CPU with its SMT siblings."""
-        raise NotImplementedError
-
-    def l3(self, cpu: int) -> CpuSet:
-        """The CPUs that share the L3 cache of a CPU."""
-        raise NotImplementedError
-
-    def largest_l3(self) -> CpuSet:
-        """The CPUs of the largest L3 cache (AMD X3D: the V-Cache die)."""
-        raise NotImplementedError
-
-    def core_type(self, name: str) -> CpuSet:
-        """The performance or efficiency CPUs of a hybrid processor."""
-        raise NotImplementedError
-
-    def vm(self, name: str, part: str) -> CpuSet:
-        """The CPUs that the threads of a libvirt domain are pinned to; `part` is empty for its vCPUs, or emulator."""
-        raise NotImplementedError
 
 
 def evaluate(expression: Expression, topology: Topology, option: str, must_be_online: bool = True) -> CpuSet:

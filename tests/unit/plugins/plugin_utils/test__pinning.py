@@ -103,7 +103,7 @@ def test_half_a_core_makes_no_siblings() -> None:
         ({"vcpus": 3, "cpus": "node:1", "siblings": False}, "3 vCPUs need as many cores, but 4-7 has 2"),
         ({"vcpus": 0}, "0 vCPUs"),
         ({"vcpus": 1, "cpus": "node:7"}, "there is no NUMA node 7; there are 0-1"),
-        ({"vcpus": 1, "cpus": "type:performance"}, "the facts do not tell which CPUs are of type performance"),
+        ({"vcpus": 1, "cpus": "type:performance"}, "the facts do not say which CPUs are of type performance"),
         ({"vcpus": 1, "iothread_cpus": "0"}, "there are no I/O threads"),
         ({"vcpus": 1, "iothread_scheduler": {"scheduler": "rr", "priority": 1}}, "there are no I/O threads"),
         ({"vcpus": 1, "vcpu_scheduler": {"scheduler": "rr"}}, "rr needs a priority of 1 to 99"),

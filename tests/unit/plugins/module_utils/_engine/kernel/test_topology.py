@@ -71,7 +71,7 @@ def test_what_is_not_there_is_an_error_that_says_what_is(tmp_path: Path) -> None
 
 
 def test_a_host_without_l3_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="tells of no L3 cache"):
+    with pytest.raises(ValueError, match="no L3 cache is known"):
         SysfsTopology(FakeHost(str(tmp_path), tree({}))).largest_l3()
 
 

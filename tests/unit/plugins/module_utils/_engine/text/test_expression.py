@@ -16,7 +16,8 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cpus i
     format_list,
     parse_list,
 )
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.expression import Topology, evaluate
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.expression import evaluate
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.topology import Topology
 from hypothesis import given
 from hypothesis import strategies as st
 
