@@ -4,11 +4,10 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""What can be told of a host without changing it: topology, what it supports, claims, drift."""
+"""What is known of a host without changing it: topology, what it supports, claims, drift."""
 
 from __future__ import annotations
 
-import os
 from typing import Any, Dict, List, Optional, Tuple
 
 from ._engine.errors import IsolationError
@@ -22,39 +21,44 @@ def gather(engine: Engine) -> Tuple[Dict[str, Any], List[str]]:
     journal, drift = engine.inspect()
     resources = engine.resources
     version = resources.cgroups.version
-    best, why = _strategy("auto", version)
+    release = engine.host.kernel_release()
+    best, why = _strategy("auto", version, release)
     facts = {
         "topology": resources.topology.facts(),
-        "supported": _supported(engine, version, best),
+        "supported": _supported(engine, version, release, best),
         "strategy": drift.notes.get("strategy", best),
         "strategy_reason": drift.notes.get("strategy_reason", why),
         "claims": {
-            name: {"steps": [{step.name: step.arguments} for step in claim.steps]}
+            name: {
+                "steps": [{step.name: step.arguments} for step in claim.steps],
+                "created_by": claim.created_by,
+            }
             for name, claim in journal.claims.items()
         },
         "vm_cpus": drift.notes.get("vm_cpus", ""),
         "host_cpus": drift.notes.get("host_cpus", format_list(resources.topology.online())),
         "drift": [
-            {"address": change.address, "expected": change.after, "actual": change.before} for change in drift.changes
+            {"address": str(change.address), "expected": change.after, "actual": change.before}
+            for change in drift.changes
         ],
-        "left_alone": [{"address": a, "reason": reason} for a, reason in sorted(drift.skipped.items())],
+        "left_alone": [{"address": str(a), "reason": reason} for a, reason in sorted(drift.skipped.items())],
     }
     return facts, drift.warnings
 
 
-def _strategy(asked: str, version: int) -> Tuple[Optional[str], str]:
+def _strategy(asked: str, version: int, release: str) -> Tuple[Optional[str], str]:
     try:
-        return choose(asked, version, os.uname().release)
+        return choose(asked, version, release)
     except IsolationError as error:
         return None, str(error)
 
 
-def _supported(engine: Engine, version: int, best: Optional[str]) -> Dict[str, Any]:
+def _supported(engine: Engine, version: int, release: str, best: Optional[str]) -> Dict[str, Any]:
     resources = engine.resources
     policies = resources.cpufreq.policies()
     partitions = best == "partition"
     strategies = ["partition"] if partitions else []
-    strategies += [name for name in ("slices", "tasks") if _strategy(name, version)[0]]
+    strategies += [name for name in ("slices", "tasks") if _strategy(name, version, release)[0]]
     return {
         "cgroup_version": version,
         "systemd": resources.systemd.running(),

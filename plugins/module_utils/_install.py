@@ -6,17 +6,16 @@
 
 """Puts the host runner on a host, the engine's own files as they are, with what starts it: libvirt's hook, a unit.
 
-All of a host's files are told first and then compared with what is there, so check mode and a second run follow.
+All of a host's files are listed first and then compared with what is there, so check mode and a second run follow.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
-import shutil
-from typing import Iterable, List, Mapping, Optional, Set
+from typing import Iterable, Iterator, List, Mapping, Optional, Set
 
-from ._engine.errors import IsolationError
+from ._engine.errors import IsolationError, sentence_of
 from ._engine.kernel.host import TEMPORARY_SUFFIX, Host
 from ._engine.paths import CLAIMS, DOMAINS, LIBVIRT, ROOT
 from ._engine.text.units import escape
@@ -24,7 +23,7 @@ from ._host_files import DAEMONS, HOOK, OLDEST, RUNNER, UNIT, WANTS, Difference,
 
 
 def check_persistable(claim: str) -> None:
-    """Raise IsolationError where a claim's name is too long for its unit and its file."""
+    """Raise IsolationError if a claim's name is too long for its unit and its file."""
     longest = 255 - len("vfio-isolation@.service")
     if len(escape(claim)) > longest:
         raise IsolationError(
@@ -35,13 +34,13 @@ def check_persistable(claim: str) -> None:
 
 def check_python(host: Host, python: str) -> None:
     """Raise IsolationError unless a host's Python can run the engine."""
-    told = None
+    printed = None
     if re.match(r"/[A-Za-z0-9_./+-]+\Z", python) and host.exists(python):
-        told = host.ask(python, "-I", "-S", "-c", "import sys; print(*sys.version_info[:2])")
-    version = re.match(r"(\d+) (\d+)\n\Z", told or "")
+        printed = host.ask(python, "-I", "-S", "-c", "import sys; print(*sys.version_info[:2])")
+    version = re.match(r"([0-9]{1,9}) ([0-9]{1,9})\n\Z", printed or "")
     if not version or (int(version[1]), int(version[2])) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
-        raise IsolationError(f"python: {python} is no Python {oldest} or newer on this host; name one by its path")
+        raise IsolationError(f"python: {python} is not Python {oldest} or newer on this host; name one by its path")
 
 
 class Installation:
@@ -52,14 +51,15 @@ class Installation:
         self._check = check
 
     def hook(self, wanted: Mapping[str, File]) -> List[Difference]:
-        """Have libvirt's hook with these files. A libvirt that has not seen a hook before is told to look."""
+        """Have libvirt's hook with these files. A libvirt that has not seen a hook before is asked to look."""
         found = self._change({**runner_files(), **wanted}, (RUNNER, HOOK, HOOK + TEMPORARY_SUFFIX, LIBVIRT))
-        if any(change.path == HOOK and change.before is None for change in found):
-            self._reload_libvirt()
+        with self._undone_on_failure(found):
+            if any(change.path == HOOK and change.before is None for change in found):
+                self._reload_libvirt()
         return found
 
     def unhook(self) -> List[Difference]:
-        """Have no hook, and no runner where no claim persists."""
+        """Have no hook, and no runner if no claim persists."""
         found = self._change({}, (HOOK, HOOK + TEMPORARY_SUFFIX, LIBVIRT, *([] if self.persistent() else [RUNNER])))
         if found:
             self._tidy()
@@ -73,19 +73,21 @@ class Installation:
         return {match[1] for match in (*links, *files) if match}
 
     def persist(self, claim: str, wanted: Mapping[str, File]) -> List[Difference]:
-        """Have a claim come back at boot."""
+        """Have a claim come back at boot. If that fails, nothing is changed. Raises IsolationError."""
         found = self._change({**runner_files(), **wanted}, (RUNNER,))
+        written = list(found)
         unit = f"vfio-isolation@{escape(claim)}.service"
         state = self._host.ask("systemctl", "show", "--value", "-p", "UnitFileState,ActiveState", "--", unit)
         if set((state or "").split()) != {"active", "enabled"}:
             found.append(Difference(f"{WANTS}/{unit}", None, File("enabled and started")))
         if not self._check and any(change.path in (UNIT, f"{WANTS}/{unit}") for change in found):
-            self._host.change("systemctl", "daemon-reload")
-            self._host.change("systemctl", "enable", "--now", "--", unit)
+            with self._undone_on_failure(written, unit):
+                self._host.change("systemctl", "daemon-reload")
+                self._host.change("systemctl", "enable", "--now", "--", unit)
         return found
 
     def stop_persisting(self, claims: Optional[Iterable[str]]) -> List[Difference]:
-        """Have claims (all, where None) not come back at boot, and no runner where nothing needs it."""
+        """Have claims (all, if None) not come back at boot, and no runner if nothing needs it."""
         instances = self.persistent()
         leaving = instances if claims is None else instances & {escape(claim) for claim in claims}
         if not leaving:
@@ -111,25 +113,47 @@ class Installation:
             if before != (after and after._replace(text=after.text.rstrip("\n"))):
                 found.append(Difference(path, before, after))
         if not self._check:
-            previous = os.umask(0o022)  # for the directories
-            try:
-                # The hook is there last and goes first: it needs the others, which by their paths come behind it.
-                for change in reversed(found):
-                    if change.after is not None:
-                        self._host.save(change.path, change.after.text, change.after.mode)
-                for change in found:
-                    if change.after is None:
-                        self._host.remove(change.path)
-            finally:
-                os.umask(previous)
+            # The hook is there last and goes first: it needs the others, which by their paths come behind it.
+            ordered = [change for change in reversed(found) if change.after is not None]
+            ordered += [change for change in found if change.after is None]
+            written: List[Difference] = []
+            with self._undone_on_failure(written):
+                for change in ordered:
+                    written.append(change)
+                    self._put(change.path, change.after)
         return found
+
+    def _put(self, path: str, file: Optional[File]) -> None:
+        if file is None:
+            self._host.remove(path)
+        else:
+            self._host.save(path, file.text, file.mode)
+
+    @contextlib.contextmanager
+    def _undone_on_failure(self, written: List[Difference], unit: Optional[str] = None) -> Iterator[None]:
+        """Put back what was written, and disable the unit, if what is done in here fails."""
+        try:
+            yield
+        except Exception as error:
+            try:
+                for change in reversed(written):
+                    before = change.before
+                    self._put(change.path, before and before._replace(text=before.text + "\n"))
+                if unit and any(change.path.startswith(CLAIMS) and change.before is None for change in written):
+                    # Without its file, a unit that stops leaves its claim as it is.
+                    self._host.ask("systemctl", "disable", "--now", "--", unit)
+                    self._host.ask("systemctl", "daemon-reload")
+                self._tidy()
+            except IsolationError as also:
+                raise IsolationError(f"{sentence_of(error)}; what was written stays: {also}") from error
+            raise
 
     def _tidy(self) -> None:
         """Remove what is left of directories."""
         if self._check:
             return
         if not self._host.exists(f"{RUNNER}/__main__.py"):
-            shutil.rmtree(self._host.path(RUNNER), ignore_errors=True)  # what Python has compiled
+            self._host.remove_tree(RUNNER)  # what Python has compiled
         hooks = HOOK.rpartition("/")[0]
         for directory in (DOMAINS, LIBVIRT, CLAIMS, ROOT, hooks):
             self._host.remove_empty(directory)
@@ -149,7 +173,7 @@ def _present(host: Host, path: str) -> Optional[File]:
 
 
 def _below(host: Host, place: str) -> List[str]:
-    """The files below a directory, or the file itself, but for what Python has compiled."""
+    """The files below a directory, or the file itself, except what Python has compiled."""
     below = host.directories(place)
     if below is None:
         return [place] if host.mode(place) is not None else []

@@ -25,7 +25,7 @@ CLAIM: Dict[str, Any] = {"claim": {"type": "str"}}
 
 
 def run(arguments: Mapping[str, Any], call: Callable[[AnsibleModule, Engine], Dict[str, Any]], **checks: Any) -> None:
-    """Be a module: parse, call with the engine of this host, and exit with what comes back.
+    """A module's entry point: parse, call with the engine of this host, and exit with what comes back.
 
     `checks` are AnsibleModule's, such as `mutually_exclusive`.
     """
@@ -39,7 +39,7 @@ def run(arguments: Mapping[str, Any], call: Callable[[AnsibleModule, Engine], Di
 
 
 def run_step(name: str) -> None:
-    """Be the module of one step."""
+    """The entry point of the module of one step."""
 
     def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
         own = STEPS[name].ARGUMENTS
@@ -70,12 +70,13 @@ def to_result(module: AnsibleModule, outcome: Outcome) -> Dict[str, Any]:
     """An outcome as a module's result."""
     for warning in outcome.warnings:
         module.warn(warning)
-    changes = [change._asdict() for change in outcome.changes]
+    # Addresses as plain text: Ansible passes on what it knows.
+    changes = [{**change._asdict(), "address": str(change.address)} for change in outcome.changes]
     result: Dict[str, Any] = {
         "changed": outcome.changed,
         "changes": changes,
-        "prior": outcome.prior,
-        "left_alone": [{"address": a, "reason": reason} for a, reason in sorted(outcome.skipped.items())],
+        "prior": {str(address): value for address, value in outcome.prior.items()},
+        "left_alone": [{"address": str(a), "reason": reason} for a, reason in sorted(outcome.skipped.items())],
         **outcome.notes,
     }
     if module._diff:
@@ -87,7 +88,7 @@ def to_result(module: AnsibleModule, outcome: Outcome) -> Dict[str, Any]:
 
 
 def stop_persisting(module: AnsibleModule, engine: Engine, claims: Optional[Sequence[str]]) -> Sequence[Any]:
-    """Have claims (all, where None) not come back at boot. Returns the files that this removes."""
+    """Have claims (all, if None) not come back at boot. Returns the files that this removes."""
     if not engine.host.exists(CLAIMS):
         return ()
     from ._install import Installation  # only where there is something to remove
@@ -99,11 +100,11 @@ def with_files(module: AnsibleModule, result: Dict[str, Any], changes: Sequence[
     """A module's result with files of ours that it has changed: `_install.Difference`s."""
     result = {**result, "changed": result["changed"] or bool(changes), "files": [change.path for change in changes]}
     if module._diff and changes:
-        told = [result["diff"]] if result["changes"] else []
+        shown = [result["diff"]] if result["changes"] else []
         for change in changes:
             before, after = (_shown(change.path, file) for file in (change.before, change.after))
-            told.append({"before_header": change.path, "after_header": change.path, "before": before, "after": after})
-        result["diff"] = told
+            shown.append({"before_header": change.path, "after_header": change.path, "before": before, "after": after})
+        result["diff"] = shown
     return result
 
 

@@ -228,8 +228,9 @@ def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
     claim, python = module.params["claim"], module.params["python"]
     steps = read_steps(module.params["steps"])
     if not module.params["persist"]:
-        outcome = engine.apply(claim, steps, module.check_mode)
-        files = stop_persisting(module, engine, [claim])
+        outcome, files = engine.apply_and_then(
+            claim, steps, module.check_mode, lambda: stop_persisting(module, engine, [claim])
+        )
     else:
         # Here, not above: few runs need it, and to compile it takes its time.
         from ansible_collections.vfio.isolation.plugins.module_utils._host_files import unit_files
@@ -241,9 +242,11 @@ def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
 
         check_persistable(claim)
         check_python(engine.host, python)
-        outcome = engine.apply(claim, steps, module.check_mode)
-        items = [{step.name: step.arguments} for step in steps]
-        files = Installation(engine.host, module.check_mode).persist(claim, unit_files(claim, items, python))
+        wanted = unit_files(claim, [{step.name: step.arguments} for step in steps], python)
+        installation = Installation(engine.host, module.check_mode)
+        outcome, files = engine.apply_and_then(
+            claim, steps, module.check_mode, lambda: installation.persist(claim, wanted)
+        )
     return {**with_files(module, to_result(module, outcome), files), "claim": claim, "actions": outcome.actions}
 
 

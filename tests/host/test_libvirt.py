@@ -91,7 +91,7 @@ def test_the_role_installs_the_hook_and_removes_it(libvirt_host: VirtualHost, tm
         ),
         ({"libvirt_hook_domains": {"a/b": {}}}, "domains: 'a/b' is not the name of a libvirt domain"),
         ({"libvirt_hook_default": {"timeout": 0}}, "default: timeout is 0; expected 1 to 3600 seconds"),
-        ({"libvirt_hook_python": "/no/python"}, "python: /no/python is no Python 3.8 or newer on this host"),
+        ({"libvirt_hook_python": "/no/python"}, "python: /no/python is not Python 3.8 or newer on this host"),
     ],
 )
 def test_bad_variables_install_nothing(libvirt_host: VirtualHost, given: dict[str, object], words: str) -> None:

@@ -8,7 +8,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+)
 
 from ..errors import IsolationError, sentence_of
 from ..journal import JournalFile
@@ -21,6 +34,8 @@ from .fold import Plan, fold
 
 if TYPE_CHECKING:  # else only if something is to be written
     from .writer import Writer
+
+T = TypeVar("T")
 
 LOCK_TIMEOUT = 60.0
 # A claim of this name is never written to the journal: a single module's work that nobody named.
@@ -64,6 +79,27 @@ class Engine:
         with self.journal_file.locked(self._lock_timeout):
             journal = self._load(check)
             return self._apply(journal, claim, tuple(steps), tuple(steps) if acts else (), check, created_by)
+
+    def apply_and_then(
+        self, claim: str, steps: Sequence[Step], check: bool, then: Callable[[], T]
+    ) -> Tuple[Outcome, T]:
+        """Make a claim, then do what belongs to it. If that fails, the claim is what it was. Raises IsolationError."""
+        with self.journal_file.locked(self._lock_timeout):
+            before = self.journal_file.load().claims.get(claim)
+        outcome = self.apply(claim, steps, check)
+        try:
+            return outcome, then()
+        except Exception as error:
+            what = sentence_of(error)
+            fresh = Engine(self.host, self._lock_timeout)  # one that does not know what is read and written already
+            try:
+                if before is None:
+                    fresh.revert([claim], check)
+                else:
+                    fresh.apply(claim, before.steps, check, before.created_by, acts=False)
+            except IsolationError as also:
+                raise IsolationError(f"{what}. The claim {claim!r} is made all the same: {also}") from error
+            raise IsolationError(f"{what}. The claim {claim!r} is what it was before") from error
 
     def _apply(
         self,

@@ -187,10 +187,10 @@ def test_a_name_that_is_too_long_for_a_unit() -> None:
 def test_a_python_that_cannot_run_the_engine(tmp_path: Path, python: str) -> None:
     host = FakeHost(str(tmp_path), {"/bin/false": "", "/usr/bin/python3 -c evil": "", "/usr/bin/%n": "", "/old": ""})
     host.answers["-I"] = (1, "", "")
-    with pytest.raises(IsolationError, match=r"is no Python 3\.8 or newer on this host"):
+    with pytest.raises(IsolationError, match=r"is not Python 3\.8 or newer on this host"):
         check_python(host, python)
     host.answers["-I"] = (0, "3 7\n", "")
-    with pytest.raises(IsolationError, match="python: /old is no Python"):
+    with pytest.raises(IsolationError, match="python: /old is not Python"):
         check_python(host, "/old")
     host.answers["-I"] = (0, "3 11\n", "")
     check_python(host, "/old")

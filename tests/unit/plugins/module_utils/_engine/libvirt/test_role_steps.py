@@ -14,7 +14,11 @@ import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.arguments import validated
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.role_steps import VARIABLES, items
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.steps.catalog import complete, read_items, read_steps
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.steps.catalog import (
+    complete,
+    read_items,
+    read_steps,
+)
 
 yaml = pytest.importorskip("yaml", reason="only a controller has PyYAML")
 jinja2 = pytest.importorskip("jinja2", reason="only a controller has Jinja2")
