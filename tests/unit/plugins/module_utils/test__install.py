@@ -2,24 +2,18 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The host runner as it is installed: which files, what they run, and that nothing of it is left."""
+"""Installing the host runner: which files, in which order, and that nothing of it is left."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import List
 
 import pytest
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.entries.persistent_claim import carry_out
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.host import Host
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import DEFAULT, ROOT, domain_file
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.units import escape
 from ansible_collections.vfio.isolation.plugins.module_utils._host_files import (
     HOOK,
     RUNNER,
@@ -147,35 +141,6 @@ def test_the_hook_comes_last_and_goes_first(tmp_path: Path) -> None:
     assert host.log[0] == f"removed {HOOK}"
 
 
-def test_a_unit_that_stops_without_its_file_leaves_the_claim(tmp_path: Path) -> None:
-    host = FakeHost(str(tmp_path), {})
-    assert carry_out("stop", "/no/file", host).warnings
-    with pytest.raises(IsolationError, match="there is no file /no/file"):
-        carry_out("start", "/no/file", host)
-    host.put("/x/bad", '{"claim": "x"}')
-    with pytest.raises(IsolationError, match="/x/bad holds no claim"):
-        carry_out("stop", "/x/bad", host)
-    assert not host.log
-
-
-@pytest.mark.parametrize(
-    ("claim", "instance"),  # as systemd-escape has it
-    [
-        ("host", "host"),
-        ("big vm", "big\\x20vm"),
-        ("a-b", "a\\x2db"),
-        ("a/b", "a-b"),
-        (".x.y", "\\x2ex.y"),
-        ("é", "\\xc3\\xa9"),
-        ("a:b_C9", "a:b_C9"),
-        ("%n", "\\x25n"),
-        ("../x", "\\x2e.-x"),
-    ],
-)
-def test_names_of_units(claim: str, instance: str) -> None:
-    assert escape(claim) == instance
-
-
 def test_a_name_that_is_too_long_for_a_unit() -> None:
     check_persistable("x" * 232)
     for name in ("x" * 233, "é" * 30 + "x"):
@@ -194,77 +159,3 @@ def test_a_python_that_cannot_run_the_engine(tmp_path: Path, python: str) -> Non
         check_python(host, "/old")
     host.answers["-I"] = (0, "3 11\n", "")
     check_python(host, "/old")
-
-
-def installed(root: Path) -> str:
-    """The runner, installed below a directory; what starts it."""
-    Installation(Host(str(root), run=lambda _argv: (0, "inactive", "")), check=False).hook(hook_files({}, None, PYTHON))
-    return str(root) + RUNNER
-
-
-def test_the_installed_runner_runs(tmp_path: Path) -> None:
-    command = [sys.executable, "-I", "-S", installed(tmp_path), "runner"]
-    done = subprocess.run(command, input='{"do": "fly"}', stdout=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 1
-    assert json.loads(done.stdout) == {"error": "do: 'fly' is none of apply, revert, audit"}
-
-
-def test_the_installed_runner_s_sentence_arrives(tmp_path: Path) -> None:
-    """Through a pipe, as libvirt and systemd read it."""
-    command = [sys.executable, "-I", "-S", installed(tmp_path), "persistent_claim", "start", "/no/such/file"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "there is no file /no/such/file\n")
-
-
-def test_every_module_of_the_installed_engine_can_be_imported(tmp_path: Path) -> None:
-    runner = installed(tmp_path)
-    names = [
-        str(path.relative_to(runner).with_suffix("")).replace("/", ".")
-        for path in Path(runner).rglob("*.py")
-        if path.name not in ("__main__.py", "__init__.py")
-    ]
-    assert "engine.libvirt.events" in names and "engine.kernel.cgroup_v1" in names and "engine._module" not in names
-    imports = f"import sys; sys.path.insert(0, {runner!r}); import {', '.join(names)}"
-    subprocess.run([sys.executable, "-I", "-S", "-c", imports], check=True)
-
-
-def test_a_domain_that_is_left_alone_costs_next_to_no_import(tmp_path: Path) -> None:
-    """Each VM of the host waits for it."""
-    arguments = [
-        "-X",
-        "importtime",
-        "-I",
-        "-S",
-        installed(tmp_path),
-        "libvirt_hook",
-        "a vm of nobody",
-        "prepare",
-        "begin",
-    ]
-    done = subprocess.run([sys.executable, *arguments, "-"], stderr=subprocess.PIPE, text=True, check=True)
-    imported = re.findall(r"\| +(\S+)$", done.stderr, re.MULTILINE)
-    assert "engine.errors" in imported  # by the hook
-    assert not {"typing", "re", "json", "signal", "subprocess", "engine.transaction.engine"} & set(imported)
-
-
-def test_a_domain_s_claim_imports_only_what_it_uses(tmp_path: Path) -> None:
-    runner = installed(tmp_path)
-    imports = f"import sys; sys.path.insert(0, {runner!r}); import engine.entries.libvirt_hook, engine.libvirt.events"
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", f"{imports}; print(*sorted(sys.modules))"],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    unneeded = {
-        "subprocess",
-        "socket",
-        "threading",
-        "dataclasses",
-        "logging",
-        "argparse",
-        "pathlib",
-        "tempfile",
-        "ansible",
-    }
-    assert not unneeded & set(done.stdout.split())

@@ -6,21 +6,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, Set
+from typing import Any, Callable, Dict, List, Set
 
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.model import Step
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.steps.catalog import STEPS
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
-from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel import (
-    CGROUP,
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import (
+    FakeKernel,
+    address_of,
+)
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.part import Difference
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import (
     FIXED,
     KERNEL_THREAD,
     Baseline,
-    FakeKernel,
     Given,
     Killed,
     Task,
-    numbers,
     text_of,
 )
 from hypothesis import strategies as st
@@ -70,39 +72,13 @@ def pinned(kernel: FakeKernel) -> Set[int]:
 
 def changed_addresses(before: Dict[str, Any], after: Dict[str, Any], threads: Set[int]) -> Set[str]:
     """What differs between two snapshots, as addresses; of threads only these."""
-    inherited = {None: "", "member": ""}
     found = set()
-    for key in set(before) | set(after):
-        old, new = before.get(key), after.get(key)
-        if inherited.get(old, old) == inherited.get(new, new):
-            continue
-        address = address_of(key, key in before and key in after)
+    for line in set(before) | set(after):
+        seen = Difference(line, before.get(line), after.get(line))
+        address = address_of(seen) if seen.old != seen.new else None
         if address and (not address.startswith("task.affinity:") or int(address.split(":")[1]) in threads):
-            found.add(address if not address.startswith("task.") else f"{address}:{old[0]}")
+            found.add(address)
     return found
-
-
-def address_of(key: str, on_both_sides: bool) -> Optional[str]:
-    """The address of one line of a snapshot; None for what only follows from others."""
-    if key.startswith(CGROUP):
-        path, _slash, name = key[len(CGROUP) :].rpartition("/")
-        kinds = {"cpuset.cpus": "cpus", "cpuset.mems": "mems", "cpuset.cpus.partition": "partition"}
-        if name == "cgroup.subtree_control":
-            return f"cgroup.controller:{path or '/'}" if on_both_sides else f"cgroup.exists:{path}"
-        return f"cgroup.{kinds[name]}:{path}" if name in kinds else None
-    if key.startswith("/proc/irq/"):
-        name = key.rpartition("/")[2]
-        return "irq.default:" if name == "default" else f"irq.affinity:{name}"
-    if key.startswith(("/run/systemd/system.control", "/run/systemd/transient")):
-        _place, directory, name = key[len("/run/systemd/") :].split("/") if key.count("/") == 5 else ("", "", "")
-        return f"systemd.AllowedCPUs:{directory[:-2]}" if name == "50-AllowedCPUs.conf" else None
-    kind, _space, name = key.partition(" ")
-    kinds = {
-        "governor": "cpufreq.governor:policy",
-        "preference": "cpufreq.preference:policy",
-        "thread": "task.affinity:",
-    }
-    return kinds[kind] + name if kind in kinds else None
 
 
 # Random hosts
@@ -157,8 +133,3 @@ def baselines() -> st.SearchStrategy[Baseline]:
 def jobs(low: int = 1, high: int = 7) -> st.SearchStrategy[List[Step]]:
     """The whole job for some VM's CPUs."""
     return st.builds(whole_job, some_cpus(low, high), st.sampled_from(STRATEGIES), st.just("") | some_cpus(low, high))
-
-
-def host_cpus(kernel: FakeKernel, vm: str) -> frozenset:
-    """What is left."""
-    return kernel.online - numbers(vm)

@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import threading
-import time
 from typing import Any, Callable
 
 import pytest
@@ -19,7 +19,10 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.model impor
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import JOURNAL, LOCK
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, whole_job
-from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel import FakeKernel, booted
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import (
+    FakeKernel,
+    booted,
+)
 
 JOB = whole_job("4-7", "slices")
 
@@ -166,21 +169,32 @@ def test_the_second_run_waits_and_then_says_who_holds_what() -> None:
         engine(kernel).apply("vm", JOB)
 
 
-def test_of_two_runs_at_the_same_moment_the_second_waits_and_then_proceeds() -> None:
+def test_of_two_runs_at_the_same_moment_the_second_waits_and_then_proceeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    flock, has_to_wait = fcntl.flock, threading.Event()
+
+    def lock(descriptor: int, operation: int) -> None:
+        try:
+            flock(descriptor, operation)
+        except BlockingIOError:
+            has_to_wait.set()
+            raise
+
+    monkeypatch.setattr(fcntl, "flock", lock)
     with booted() as kernel:
         order = []
 
         def first(store: JournalFile, held: threading.Event) -> None:
             with store.locked(1):
                 held.set()
-                time.sleep(0.1)
+                has_to_wait.wait(30)
                 order.append("first")
 
         held = threading.Event()
         other = threading.Thread(target=first, args=(Engine(kernel).journal_file, held))
         other.start()
-        held.wait()
+        assert held.wait(30)
         with Engine(kernel).journal_file.locked(5):
             order.append("second")
         other.join()
+        assert has_to_wait.is_set()
         assert order == ["first", "second"]

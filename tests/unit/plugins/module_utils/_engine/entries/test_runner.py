@@ -2,17 +2,14 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The host runner and the list of steps: what it takes, what it answers."""
+"""The host runner: what it takes, what it answers."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.entries.runner import answer
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.steps.catalog import read_items
-from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel import booted
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import booted
 
 JOB = [{"vfio.isolation.reserve_cpus": {"cpus": "4-7"}}, {"drop_caches": None, "when": "False"}]
 
@@ -41,19 +38,3 @@ def test_a_claim_is_made_told_and_given_back() -> None:
 def test_a_bad_request_is_one_sentence(request_: dict, words: str) -> None:
     with booted() as kernel, pytest.raises(IsolationError, match=words):
         answer(request_, kernel)
-
-
-@pytest.mark.parametrize(
-    ("item", "words"),
-    [
-        ("drop_caches", "expected one module with its arguments"),
-        ({"drop_caches": {}, "cpuset": {}}, "expected one module with its arguments"),
-        ({"shell": {}}, "there is no step 'shell'"),
-        ({"drop_caches": [1]}, "are not a mapping"),
-        ({"drop_caches": {}, "when": "maybe"}, "expected true or false"),
-    ],
-)
-def test_a_bad_item_is_named_by_its_position(item: Any, words: str) -> None:
-    with pytest.raises(IsolationError, match="steps: item 2") as error:
-        read_items([{"drop_caches": {}}, item])
-    assert words in str(error.value)

@@ -80,10 +80,10 @@ def test_a_command_ends_with_the_run_that_waits_for_it(tmp_path: Path) -> None:
         raise TimeoutError
 
     before = signal.signal(signal.SIGALRM, expired)
-    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    once_it_waits = "until grep -q '^State:.S' /proc/$PPID/status; do :; done; kill -ALRM $PPID"
     try:
         with pytest.raises(TimeoutError):
-            run_command(["sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 1000"])
+            run_command(["sh", "-c", f"echo $$ > {tmp_path}/pid; {once_it_waits}; exec sleep 1000"])
     finally:
         signal.signal(signal.SIGALRM, before)
     assert not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text().strip()}")

@@ -20,10 +20,11 @@ class Listener:
     """Answers `setup` with a ban, and keeps what it was told."""
 
     def __init__(self, path: Path, banned: str) -> None:
-        self.told: List[str] = []
+        self._told: List[str] = []
+        self._path = str(path)
         self.banned = banned
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.bind(str(path))
+        self._socket.bind(self._path)
         self._socket.listen(4)
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -35,9 +36,18 @@ class Listener:
                 return
             with connection:
                 message = connection.recv(1024).decode()
-                self.told.append(message)
+                self._told.append(message)
                 if message == "setup":
                     connection.sendall(f"SLEEP 10 BANNED {self.banned}".encode())
+
+    @property
+    def told(self) -> List[str]:
+        """What it was told up to now: a message of our own is served after all that came before it."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.connect(self._path)
+            connection.sendall(b"up to now")
+            assert not connection.recv(1)
+        return [message for message in self._told if message != "up to now"]
 
     def close(self) -> None:
         """Stop listening."""

@@ -39,6 +39,14 @@ def mounted(hierarchy: str = V1) -> str:
     return ""
 
 
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what other processes do; fail where it does not come about."""
+    limit = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < limit, "it did not come about within 30 s"
+        time.sleep(0.01)
+
+
 class Corner(Host):
     """The host, on cgroup v1. `watch` is called after each write; `refuse` before it: an errno to fail with, or 0."""
 
@@ -118,6 +126,21 @@ class Corner(Host):
     def tasks(self, cgroup: str = "") -> Set[int]:
         """The threads of a cpuset."""
         return {int(task) for task in self.get(f"{cgroup}/{self.tasks_file}").split()}
+
+    def lasting(self, cgroup: str = "") -> Set[int]:
+        """The tasks of a cpuset that end only with the corner: what was started, and every `sleep 1000`.
+
+        Not the shells and the short sleeps between two forks, which may be gone at the next look.
+        """
+        return {task for task in self.tasks(cgroup) if task in self.children or self._command(task) == "sleep 1000"}
+
+    @staticmethod
+    def _command(task: int) -> str:
+        try:
+            with open(f"/proc/{task}/cmdline", encoding="utf-8") as stream:
+                return stream.read().rstrip("\0").replace("\0", " ")
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
 
     def snapshot(self) -> Dict[str, str]:
         """Every file of the corner that can be set, the place and the affinity of every task."""

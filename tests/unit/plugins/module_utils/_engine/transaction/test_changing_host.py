@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any, List
 
 import pytest
@@ -17,32 +18,36 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
     step,
     whole_job,
 )
-from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel import (
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.cgroups import Cgroups
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import (
+    FakeKernel,
+    booted,
+)
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.topology import (
+    CPU,
+    POSSIBLE,
+    Topology,
+)
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import (
     CGROUP,
-    FIXED,
     KERNEL_THREAD,
     Baseline,
-    FakeKernel,
     Given,
     Killed,
-    booted,
     numbers,
+    os_error,
 )
-
-CPU = "/sys/devices/system/cpu"
 
 
 def take_offline(kernel: FakeKernel, cpu: int) -> None:
     """A CPU goes offline; it stays present."""
     kernel.files[f"{CPU}/present"] = "0-7"
-    kernel.online = numbers("0-7") - {cpu}
-    kernel.files[f"{CPU}/online"] = ",".join(map(str, sorted(kernel.online)))
+    kernel.part(Topology).online = POSSIBLE - {cpu}
 
 
 def bring_online(kernel: FakeKernel) -> None:
     """All CPUs are back."""
-    kernel.online = numbers("0-7")
-    kernel.files[f"{CPU}/online"] = "0-7"
+    kernel.part(Topology).online = POSSIBLE
 
 
 def moved(source: str, target: str) -> List[Step]:
@@ -81,7 +86,7 @@ def test_a_removed_cgroup_comes_back_with_its_list_and_its_processes() -> None:
 def test_a_cgroup_with_a_list_that_is_gone_needs_nothing_back(systemd: bool) -> None:
     with booted(Baseline(systemd=systemd, units=(("own.slice", Given("file", "0-5")),))) as kernel:
         engine(kernel).apply("vm", whole_job("4-7", "slices"))
-        kernel._remove_cgroup("/own.slice")
+        kernel.part(Cgroups).remove("/own.slice")
         assert engine(kernel).revert().changed
         assert engine(kernel).inspect()[0].claims == {}
 
@@ -89,7 +94,7 @@ def test_a_cgroup_with_a_list_that_is_gone_needs_nothing_back(systemd: bool) -> 
 def test_a_drop_in_of_a_unit_that_is_gone_is_removed_all_the_same() -> None:
     with booted() as kernel:
         engine(kernel).apply("vm", whole_job("4-7", "slices"))
-        kernel._remove_cgroup("/own.slice")
+        kernel.part(Cgroups).remove("/own.slice")
         kernel.write("/sys/devices/system/cpu/cpufreq/policy2/scaling_governor", "powersave")
         assert engine(kernel).apply("vm", whole_job("4-7", "slices")).changed  # mends the drift
         engine(kernel).revert()
@@ -141,10 +146,6 @@ def test_a_live_partition_changes_its_type_in_place() -> None:
 
 
 def test_a_refusal_that_may_pass_is_tried_again_and_not_forgotten() -> None:
-    import errno
-
-    from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel import os_error
-
     with booted() as kernel:
         before = kernel.snapshot()
         full = "/proc/irq/0/smp_affinity_list"
@@ -238,27 +239,3 @@ def test_a_controller_that_somebody_else_enabled_stays_enabled() -> None:
         engine(kernel).apply("vm", [step("cpuset", path="/system.slice", cpus="0-3")])
         engine(kernel).revert()
         assert kernel.snapshot() == before
-
-
-def test_kernel_threads_are_kept_off_cpus_and_given_back() -> None:
-    with booted() as kernel:
-        before = kernel.snapshot()
-        for claim in ("vm", None):
-            keep = step("kthread_affinity", cpus="4-7")
-            outcome = engine(kernel).apply(claim, [keep]) if claim else engine(kernel).once(keep)
-            movable = [t for t in kernel.threads.values() if t.cgroup == "/" and not t.flags & FIXED]
-            assert movable and all(thread.cpus <= numbers("0-3") for thread in movable)
-            assert {change.address.partition(":")[0] for change in outcome.changes} == {"task.affinity"}
-            if claim:
-                assert not engine(kernel).apply(claim, [keep]).changed
-                engine(kernel).revert()
-            else:
-                engine(kernel).restore_prior(outcome.prior)
-            assert kernel.snapshot() == before
-
-
-def test_under_a_partition_there_is_nothing_left_to_keep_off() -> None:
-    with booted() as kernel:
-        engine(kernel).apply("vm", [step("reserve_cpus", cpus="4-7", strategy="partition")])
-        outcome = engine(kernel).apply("threads", [step("kthread_affinity", cpus="4-7")])
-        assert not outcome.changes

@@ -25,16 +25,21 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
     step,
     whole_job,
 )
-from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel import (
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.cpusets import Cpusets
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.irqs import Irqs
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import (
+    FakeKernel,
+    booted,
+)
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.systemd import Systemd
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import (
     CGROUP,
     FIXED,
     KERNEL_THREAD,
     Baseline,
-    FakeKernel,
     Given,
     Killed,
     Task,
-    booted,
     numbers,
     os_error,
     text_of,
@@ -102,8 +107,8 @@ def test_the_vm_s_cpus_are_left_by_everything_that_can_move(strategy: str) -> No
             if task.cgroup != "/machine.slice" and task.flags < 0x04000000:
                 assert task.cpus <= numbers("0-3"), task.cgroup
         for number, cpus in kernel.irqs.items():
-            assert number in kernel.managed or cpus <= numbers("0-3")
-        assert kernel.default_irq == numbers("0-3")
+            assert number in kernel.part(Irqs).managed or cpus <= numbers("0-3")
+        assert kernel.part(Irqs).default == numbers("0-3")
         assert kernel.governors == {0: "schedutil", 1: "schedutil", 2: "performance", 3: "performance"}
         for path in kernel.cgroups:
             if path != "/machine.slice" and (strategy == "partition" or path != "/"):
@@ -127,8 +132,8 @@ def test_isolation_survives_daemon_reload_and_a_new_task(strategy: str, host: Ba
     with booted(host) as kernel:
         engine(kernel).apply("vm", whole_job("4-7", strategy))
         before = kernel.snapshot()
-        if kernel.systemd:
-            kernel._reload()
+        if kernel.part(Systemd).running:
+            kernel.part(Systemd).reload()
         assert kernel.snapshot() == before
         kernel.add_thread(900, "/system.slice/a.service", "0-7")
         assert kernel.threads[900].cpus <= numbers("0-3")
@@ -426,7 +431,9 @@ def test_refused_at_any_single_write_everything_is_back_and_the_sentence_names_s
 def test_a_partition_that_the_kernel_declares_invalid_is_a_failure_with_its_reason() -> None:
     with booted() as kernel:
         kernel.watch = lambda what: (
-            kernel._set_cpus("/own.slice", numbers("5")) if what.endswith("cgroup.subtree_control = +cpuset") else None
+            kernel.part(Cpusets).set_cpus("/own.slice", numbers("5"))
+            if what.endswith("cgroup.subtree_control = +cpuset")
+            else None
         )
         with pytest.raises(IsolationError) as error:
             engine(kernel).apply("vm", whole_job("4-7", "partition"))
@@ -501,10 +508,12 @@ def test_an_invalid_partition_is_drift_and_mended(host: Baseline) -> None:
         before = kernel.snapshot()
         engine(kernel).apply("vm", whole_job("4-7", "partition"))
         during = kernel.snapshot()
-        if kernel.systemd:
-            kernel._systemctl(["systemctl", "set-property", "--runtime", "--", "init.scope", "AllowedCPUs=0-5"])
+        if kernel.part(Systemd).running:
+            kernel.part(Systemd).change(
+                ["systemctl", "set-property", "--runtime", "--", "init.scope", "AllowedCPUs=0-5"]
+            )
         else:
-            kernel._set_cpus("/init.scope", numbers("0-5"))
+            kernel.part(Cpusets).set_cpus("/init.scope", numbers("0-5"))
         assert "invalid" in str(kernel.read(f"{CGROUP}/machine.slice/cpuset.cpus.partition"))
         drift = {change.address for change in engine(kernel).inspect()[1].changes}
         assert {"cgroup.partition:/machine.slice", "cgroup.cpus:/init.scope"} <= drift
@@ -519,7 +528,7 @@ def test_a_new_interrupt_that_inherited_the_narrow_default_gets_what_the_default
 ) -> None:
     with booted() as kernel:
         engine(kernel).apply("vm", whole_job("4-7", strategy))
-        kernel.irqs[30] = kernel.default_irq
+        kernel.irqs[30] = kernel.part(Irqs).default
         engine(kernel).revert()
         assert kernel.irqs[30] == numbers("0-7")
 
@@ -608,7 +617,7 @@ def test_extend_adds_a_step_once_and_the_other_steps_stand() -> None:
         kernel.log.clear()
         assert not engine(kernel).extend("vm", first).changed
         assert kernel.log == []
-        assert kernel.governors[2] == "performance" and kernel.default_irq == numbers("0-3")
+        assert kernel.governors[2] == "performance" and kernel.part(Irqs).default == numbers("0-3")
         outcome = engine(kernel).revert(["vm"])
         assert back_to(before, kernel, outcome)
 

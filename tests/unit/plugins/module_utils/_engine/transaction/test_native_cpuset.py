@@ -22,12 +22,13 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.steps.catal
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction import sweep
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine, Outcome
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import kill_at
-from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel import Killed
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import Killed
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.transaction.native_cpuset import (
     V2,
     Corner,
     corner,
     mounted,
+    until,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -179,20 +180,25 @@ FORK_ORPHANS = "while :; do sleep 0.2; (sleep 1000 & sleep 1000 &); done"
 FORK_DAEMONS = "while :; do sleep 0.2; (setsid sh -c 'sleep 1000 &'); done"
 
 
+def _session(host: Corner, cgroup: str, leader: int) -> Set[int]:
+    """The lasting tasks of a process that was started, itself among them."""
+    return {task for task in host.lasting(cgroup) if os.getsid(task) == leader}
+
+
 def test_those_that_were_moved_come_back_with_their_children_and_nobody_else() -> None:
     with corner() as host:
         host.make("/a")
         host.make("/b")
         residents = {host.start("/b", script=script) for script in (FORK_CHILDREN, FORK_ORPHANS)}
-        time.sleep(0.5)
+        until(lambda: all(len(_session(host, "/b", forker)) > 2 for forker in residents))
         moved = {host.start("/a", script=script) for script in (FORK_CHILDREN, FORK_ORPHANS)}
         apply(host, step("move_tasks", source="/a", target="/b"))
         assert not host.tasks("/a")
-        time.sleep(0.5)
+        until(lambda: all(len(_session(host, "/b", forker)) > 3 for forker in residents | moved))
         stranger = host.start("/b")
         assert len(host.tasks("/b")) > 12
         revert(host)
-        back, stayed = host.tasks("/a"), host.tasks("/b")
+        back, stayed = host.lasting("/a"), host.lasting("/b")
         for task in back | stayed:  # a task's session leads to who forked it, here
             assert os.getsid(task) in (moved if task in back else {*residents, stranger})
         assert moved <= back and {*residents, stranger} <= stayed
@@ -204,9 +210,9 @@ def test_daemons_of_those_that_were_moved_come_back_where_nobody_else_was() -> N
         host.make("/b")
         moved = host.start("/a", script=FORK_DAEMONS)
         apply(host, step("move_tasks", source="/a", target="/b"))
-        time.sleep(0.7)
+        until(lambda: len(host.lasting("/b")) > 3)
         stranger = host.start("/b")
-        daemons = {task for task in host.tasks("/b") if os.getsid(task) not in (moved, stranger)}
+        daemons = {task for task in host.lasting("/b") if os.getsid(task) not in (moved, stranger)}
         assert daemons
         revert(host)
         assert {moved, *daemons} <= host.tasks("/a") and host.tasks("/b") == {stranger}
@@ -261,8 +267,11 @@ def test_where_moving_is_given_up_it_says_so(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def _all_in(there: str, other: str, host: Corner) -> None:
-    for _look in range(100):
+    """Look until a hundred processes have been there; where the storm is over, nothing is."""
+    seen: Set[int] = set()
+    while len(seen) < 100:
         assert not host.tasks(other) and host.tasks(there)
+        seen |= host.tasks(there)
         time.sleep(0.001)
 
 
@@ -436,9 +445,9 @@ def test_a_child_of_a_living_parent_is_that_ones_also_in_the_process_group_of_an
         _made(host, "/a", "/t")
         script = f"sh -c 'echo $$ > {host.mount}/t/tasks; while :; do sleep 0.2; sleep 1000 & done' & exec sleep 1000"
         leader = host.start("/a", script=script)
-        time.sleep(0.3)
+        until(lambda: bool(host.lasting("/t")))
         apply(host, step("move_tasks", source="/a", target="/t"))
-        time.sleep(0.7)
+        until(lambda: len(host.lasting("/t") - {leader}) >= 4)
         revert(host)
         assert host.tasks("/a") == {leader} and len(host.tasks("/t")) >= 4
 
@@ -531,8 +540,7 @@ def test_a_process_whose_first_thread_has_ended_moves_and_comes_back_on_v2() -> 
     with corner(unified=True) as host:
         _made(host, "/a", "/t")
         process = host.start("/a", script=f"exec {sys.executable} -c '{first_ends}'")
-        while " Z " not in _read(f"/proc/{process}/stat") or len(os.listdir(f"/proc/{process}/task")) < 2:
-            time.sleep(0.05)
+        until(lambda: " Z " in _read(f"/proc/{process}/stat") and len(os.listdir(f"/proc/{process}/task")) == 2)
         (thread,) = {int(name) for name in os.listdir(f"/proc/{process}/task")} - {process}
         apply(host, step("move_tasks", source="/a", target="/t"))
         assert _read(f"{host.mount}/t/cgroup.threads").split() == [str(thread)]

@@ -1,0 +1,195 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The cpusets of the cgroup v2 hierarchy: whose CPUs are whose, partitions, and what a change does to threads."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.part import (
+    Difference,
+    Part,
+    Parts,
+)
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.threads import Threads
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.topology import (
+    POSSIBLE,
+    Topology,
+)
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import (
+    CGROUP,
+    Baseline,
+    Cpus,
+    numbers,
+    os_error,
+    text_of,
+)
+
+
+class Cgroup:
+    """One cgroup. `cpus` and the rest only count while the parent has the controller on."""
+
+    def __init__(self) -> None:
+        self.controller = False
+        self.cpus: Cpus = frozenset()
+        self.mems: Cpus = frozenset()
+        self.partition = "member"
+        self.invalid = ""
+
+
+def parent_of(path: str) -> str:
+    """The cgroup above one."""
+    return path.rpartition("/")[0] or "/"
+
+
+def split(path: str) -> Tuple[str, str]:
+    """The cgroup that a file is of, and the file's name; empty where it is no cgroup's file."""
+    directory, _slash, name = path[len(CGROUP) :].rpartition("/")
+    return (directory or "/", name) if path.startswith(CGROUP + "/") else ("", "")
+
+
+class Cpusets(Part):
+    """The tree of cgroups, by path, and the controller `cpuset` of each; the root is `/`."""
+
+    def __init__(self, parts: Parts, baseline: Baseline) -> None:
+        self._topology = parts[Topology]
+        self._threads = parts[Threads].threads
+        self.remembers = baseline.remembers
+        self.cgroups: Dict[str, Cgroup] = {"/": Cgroup()}
+
+    def children(self, path: str) -> List[str]:
+        """The cgroups in one."""
+        return [child for child in self.cgroups if child != "/" and parent_of(child) == path]
+
+    def populated(self, path: str) -> bool:
+        """Whether a task runs in or below a cgroup."""
+        return any((task.cgroup + "/").startswith(path + "/") for task in self._threads.values())
+
+    # What the kernel makes of cpusets
+
+    def has_cpuset(self, path: str) -> bool:
+        """Whether a cgroup has files of the controller: the root's are not to be written."""
+        return path == "/" or self.cgroups[parent_of(path)].controller
+
+    def _css(self, path: str) -> str:
+        """The nearest cgroup that has a cpuset."""
+        while not self.has_cpuset(path):
+            path = parent_of(path)
+        return path
+
+    def _valid_partition(self, path: str) -> bool:
+        group = self.cgroups[path]
+        return self.has_cpuset(path) and group.partition != "member" and not group.invalid
+
+    def room(self, path: str) -> Cpus:
+        """cpuset.cpus.effective of the cpuset that a cgroup is in."""
+        path = self._css(path)
+        group = self.cgroups[path]
+        if path == "/":
+            mine = self._topology.online
+        elif self._valid_partition(path):
+            mine = group.cpus & self._topology.online
+        else:
+            above = self.room(parent_of(path))
+            mine = (group.cpus & above) or above
+        for child in self.children(path):
+            if self._valid_partition(child):
+                mine -= self.cgroups[child].cpus
+        return mine
+
+    def _why_invalid(self, path: str) -> str:
+        group = self.cgroups[path]
+        above = parent_of(path)
+        siblings = [child for child in self.children(above) if child != path]
+        if not group.cpus:
+            return "cpuset.cpus is empty"
+        if any(self.cgroups[sibling].cpus & group.cpus for sibling in siblings):
+            return "Cpu list in cpuset.cpus not exclusive"
+        if above != "/" and not self._valid_partition(above):
+            return "Parent is not a partition root"
+        if (not self.room(above) - group.cpus and not self._valid_partition(path)) or not self.room(above):
+            return "Parent unable to distribute cpu downstream"
+        return ""
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Whatever changes in here, the threads of each cpuset whose CPUs changed are reset."""
+        before = {thread: (self._css(t.cgroup), self.room(t.cgroup)) for thread, t in self._threads.items()}
+        yield
+        for path in sorted(self.cgroups):
+            if self._valid_partition(path):
+                self.cgroups[path].invalid = self._why_invalid(path)
+        for thread, task in self._threads.items():
+            css, room = self._css(task.cgroup), self.room(task.cgroup)
+            if room != before[thread][1] or (css != before[thread][0] and not self.remembers):
+                task.reset(room, self.remembers)
+
+    # What is written
+
+    def set_cpus(self, path: str, cpus: Cpus) -> None:
+        """cpuset.cpus."""
+        if not self.has_cpuset(path) or path == "/":
+            raise os_error(errno.ENOENT)
+        if cpus - POSSIBLE:
+            raise os_error(errno.EINVAL)
+        if self.cgroups[path].cpus and not cpus and self.populated(path):
+            raise os_error(errno.ENOSPC)
+        with self.changing():
+            self.cgroups[path].cpus = cpus
+
+    def _set_partition(self, path: str, kind: str) -> None:
+        if not self.has_cpuset(path) or path == "/":
+            raise os_error(errno.ENOENT)
+        if kind not in ("member", "root", "isolated"):
+            raise os_error(errno.EINVAL)
+        group = self.cgroups[path]
+        with self.changing():
+            if kind == "member":
+                group.partition, group.invalid = kind, ""
+            elif group.partition == "member" or (group.invalid and self.remembers):
+                group.partition, group.invalid = "member", ""
+                why = self._why_invalid(path)
+                group.partition, group.invalid = kind, why
+            elif not group.invalid:  # on 6.1, writing a type over an invalid one changes nothing
+                group.partition = kind
+
+    # The files
+
+    def read(self, path: str) -> Optional[str]:
+        cgroup, name = split(path)
+        if cgroup not in self.cgroups or not self.has_cpuset(cgroup):
+            return None
+        group = self.cgroups[cgroup]
+        answers = {"cpuset.cpus.effective": text_of(self.room(cgroup)), "cpuset.mems.effective": "0-1"}
+        if cgroup != "/":
+            answers["cpuset.cpus"] = text_of(group.cpus)
+            answers["cpuset.mems"] = text_of(group.mems)
+            invalid = f" invalid ({group.invalid})" if group.invalid else ""
+            answers["cpuset.cpus.partition"] = group.partition + invalid
+        return answers.get(name)
+
+    def write(self, path: str, value: str) -> bool:
+        cgroup, name = split(path)
+        if cgroup not in self.cgroups or name not in ("cpuset.cpus", "cpuset.cpus.partition"):
+            return False
+        if name == "cpuset.cpus":
+            self.set_cpus(cgroup, numbers(value))
+        else:
+            self._set_partition(cgroup, value)
+        return True
+
+    def snapshot(self) -> Dict[str, Any]:
+        names = ("cpuset.cpus", "cpuset.cpus.effective", "cpuset.mems", "cpuset.cpus.partition")
+        directories = [CGROUP + ("" if path == "/" else path) for path in self.cgroups]
+        return {f"{directory}/{name}": self.read(f"{directory}/{name}") for directory in directories for name in names}
+
+    @staticmethod
+    def address(seen: Difference) -> Optional[str]:
+        cgroup, name = split(seen.line)
+        nothing = (None, "", "member")  # a cpuset that is not there is one that has all of its parent's
+        kinds = {"cpuset.cpus": "cpus", "cpuset.mems": "mems", "cpuset.cpus.partition": "partition"}
+        return f"cgroup.{kinds[name]}:{cgroup}" if name in kinds and {seen.old, seen.new} - {*nothing} else None

@@ -1,0 +1,230 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""systemd: running units, what their drop-ins say, and what it writes into their cgroups."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any, Dict, FrozenSet, Optional, Sequence, Tuple
+
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.cgroups import Cgroups
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.cpusets import (
+    Cpusets,
+    parent_of,
+)
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.files import Files
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.part import (
+    Answer,
+    Difference,
+    Part,
+    Parts,
+)
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import (
+    Baseline,
+    Cpus,
+    Given,
+    numbers,
+    text_of,
+)
+
+UNIT_FILES = "/etc/systemd/system"
+RUNTIME = "/run/systemd/system.control"
+TRANSIENT = "/run/systemd/transient"
+PERSISTENT = "/etc/systemd/system.control"
+PROPERTIES = ("AllowedCPUs", "AllowedMemoryNodes")
+
+PARENTS = {"a.service": "/system.slice", "b.service": "/system.slice"}
+DELEGATED = "/system.slice/docker.service"
+RUNNING = (
+    "/init.scope",
+    "/system.slice",
+    "/system.slice/a.service",
+    "/system.slice/b.service",
+    "/user.slice",
+    "/user.slice/user-1000.slice",
+    "/own.slice",
+)
+
+
+def place_of(unit: str) -> str:
+    """The cgroup of a unit."""
+    if unit in PARENTS:
+        return f"{PARENTS[unit]}/{unit}"
+    if unit.endswith(".slice"):
+        words = unit[: -len(".slice")].split("-")
+        return "".join(f"/{'-'.join(words[: n + 1])}.slice" for n in range(len(words)))
+    return f"/{unit}"
+
+
+def _runtime_file(unit: str, prop: str) -> str:
+    return f"{TRANSIENT if unit == 'init.scope' else RUNTIME}/{unit}.d/50-{prop}.conf"
+
+
+def _section(unit: str) -> str:
+    return unit.rpartition(".")[2].capitalize()
+
+
+class Systemd(Part):
+    """The units, their properties and their files. Where `running` is false, the same cgroups are somebody else's."""
+
+    def __init__(self, parts: Parts, baseline: Baseline) -> None:
+        self._files = parts[Files]
+        self._cgroups = parts[Cgroups]
+        self._cpusets = parts[Cpusets]
+        self.running = baseline.systemd
+        self.properties: Dict[Tuple[str, str], Cpus] = {}
+        self.known_files: Dict[str, FrozenSet[str]] = {}  # of each loaded unit, the drop-ins that systemd has read
+        extra = ([DELEGATED] if baseline.delegated else []) + (["/machine.slice"] if baseline.machine_slice else [])
+        for path in (*RUNNING, *extra):
+            self._cgroups.make(path)
+        if self.running:
+            self._files.folders.update({"/run/systemd/system", TRANSIENT})
+            for unit, given in baseline.units:
+                self._say(unit, given)
+            self.reload()
+        elif baseline.delegated:
+            cgroups = self._cgroups.cgroups
+            cgroups["/"].controller = True
+            for unit, given in baseline.units:
+                if parent_of(place_of(unit)) == "/" and place_of(unit) in cgroups:
+                    cgroups[place_of(unit)].cpus = numbers(given.cpus)
+
+    def _say(self, unit: str, given: Given) -> None:
+        text = f"[{_section(unit)}]\nAllowedCPUs=\nAllowedCPUs={given.cpus.replace(',', ' ')}"
+        places = {
+            "file": f"{UNIT_FILES}/{unit}",
+            "override": f"{UNIT_FILES}/{unit}.d/override.conf",
+            "persistent": f"{PERSISTENT}/{unit}.d/50-AllowedCPUs.conf",
+            "runtime": _runtime_file(unit, "AllowedCPUs"),
+        }
+        self._files.put(places[given.source], text)
+
+    # What it reads
+
+    def _files_of(self, unit: str) -> FrozenSet[str]:
+        return frozenset(path for path in self._files.files if f"/{unit}.d/" in path)
+
+    def _said(self, unit: str, prop: str) -> Cpus:
+        """A property as the unit's drop-ins say it: of each name the first directory's, read in the order of names."""
+        drop_ins: Dict[str, str] = {}
+        for directory in (UNIT_FILES, TRANSIENT, RUNTIME, PERSISTENT):
+            for name in self._files.list(f"{directory}/{unit}.d") or []:
+                drop_ins[name] = self._files.files[f"{directory}/{unit}.d/{name}"]
+        value: Cpus = frozenset()
+        fragment = self._files.files.get(f"{UNIT_FILES}/{unit}", "")
+        for text in [fragment] + [drop_ins[name] for name in sorted(drop_ins)]:
+            for line in text.splitlines():
+                key, _sign, words = line.partition("=")
+                if key == prop:
+                    value = value | numbers(words) if words else frozenset()
+        return value
+
+    # What it writes
+
+    def _enable(self, path: str) -> None:
+        """Switch the controller on for a cgroup: in all above it."""
+        above = parent_of(path)
+        if path != "/":
+            self._enable(above)
+            if not self._cgroups.cgroups[above].controller:
+                self._cgroups.set_controller(above, "+cpuset")
+
+    def _realize(self, unit: str, prop: str) -> None:
+        path = place_of(unit)
+        value = self.properties.get((unit, prop), frozenset())
+        if path not in self._cgroups.cgroups or (not value and not self._cpusets.has_cpuset(path)):
+            return
+        self._enable(path)
+        if prop == "AllowedCPUs":
+            with contextlib.suppress(OSError):  # systemd logs it, and goes on
+                self._cpusets.set_cpus(path, value)
+        else:
+            self._cgroups.cgroups[path].mems = value
+
+    def reload(self) -> None:
+        """daemon-reload."""
+        cgroups = self._cgroups.cgroups
+        units = {path: os.path.basename(path) for path in sorted(cgroups) if path != "/"}
+        asking = {DELEGATED} if DELEGATED in cgroups else set()
+        for path, unit in units.items():
+            self.known_files[unit] = self._files_of(unit)
+            for prop in PROPERTIES:
+                self.properties[unit, prop] = self._said(unit, prop)
+                if self.properties[unit, prop]:
+                    asking.add(path)
+        for path, unit in units.items():
+            if path in asking:
+                self._enable(path)
+            for prop in PROPERTIES:
+                self._realize(unit, prop)
+        for path in sorted(cgroups, key=lambda path: -len(path)):
+            below = "" if path == "/" else path
+            if cgroups[path].controller and not any(a.startswith(below + "/") for a in asking):
+                self._cgroups.set_controller(path, "-cpuset")
+
+    def _start(self, unit: str) -> None:
+        path = place_of(unit)
+        for depth in range(2, path.count("/") + 2):
+            part = "/".join(path.split("/")[:depth])
+            if part not in self._cgroups.cgroups:
+                self._cgroups.make(part)
+        self.known_files.setdefault(unit, self._files_of(unit))
+        for prop in PROPERTIES:
+            self.properties.setdefault((unit, prop), self._said(unit, prop))
+            self._realize(unit, prop)
+
+    def _stop(self, unit: str) -> None:
+        self._cgroups.remove(place_of(unit))
+        self.known_files.pop(unit, None)
+        for prop in PROPERTIES:
+            self.properties.pop((unit, prop), None)
+
+    def _set_property(self, unit: str, assignment: str) -> None:
+        prop, _sign, value = assignment.partition("=")
+        lines = [f"[{_section(unit)}]", f"{prop}=", f"{prop}={text_of(numbers(value)).replace(',', ' ')}"]
+        self._files.put(_runtime_file(unit, prop), "\n".join(lines))
+        self.known_files[unit] = self.known_files.get(unit, frozenset()) | {_runtime_file(unit, prop)}
+        self.properties[unit, prop] = numbers(value)
+        self._realize(unit, prop)
+
+    # systemctl
+
+    def ask(self, argv: Sequence[str]) -> Optional[Answer]:
+        if list(argv[:2]) != ["systemctl", "show"]:
+            return None
+        words = [word for word in argv[1:] if word != "--"]
+        if words[1:4] == ["--value", "-p", "ActiveState"]:
+            return 0, "active\n" if place_of(words[4]) in self._cgroups.cgroups else "inactive\n", ""
+        stale = [self.known_files.get(unit) not in (None, self._files_of(unit)) for unit in words[3:]]
+        return 0, "\n\n".join("yes" if old else "no" for old in stale) + "\n", ""
+
+    def change(self, argv: Sequence[str]) -> Optional[Answer]:
+        if argv[0] != "systemctl" or not self.running:
+            return None
+        words = [word for word in argv[1:] if word not in ("--", "--job-mode=ignore-dependencies")]
+        if words == ["daemon-reload"]:
+            self.reload()
+        elif words[0] == "start":
+            self._start(words[1])
+        elif words[0] == "stop":
+            self._stop(words[1])
+        elif words[:2] == ["set-property", "--runtime"]:
+            self._set_property(words[2], words[3])
+        else:
+            return 1, "", f"Unknown command verb {words[0]}.\n"
+        return 0, "", ""
+
+    # What a test sees; the drop-ins themselves are among the files
+
+    def snapshot(self) -> Dict[str, Any]:
+        return {f"property {unit} {prop}": text_of(v) for (unit, prop), v in self.properties.items() if v}
+
+    @staticmethod
+    def address(seen: Difference) -> Optional[str]:
+        directory, _slash, name = seen.line.rpartition("/")
+        place, _slash, unit = directory.rpartition("/")
+        own = place in (RUNTIME, TRANSIENT) and name == "50-AllowedCPUs.conf"
+        return f"systemd.AllowedCPUs:{unit[:-2]}" if own else None

@@ -1,0 +1,32 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Governors and energy preferences: which policies they are set for, and what is refused."""
+
+from __future__ import annotations
+
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import Baseline
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.steps.single_step import (
+    planned,
+    refused,
+)
+
+
+def test_governor_is_set_for_the_policies_of_the_cpus() -> None:
+    assert planned("cpu_governor", governor="performance", cpus="4,7") == {
+        "cpufreq.governor:policy2": "performance",
+        "cpufreq.governor:policy3": "performance",
+    }
+
+
+def test_governor_holds_the_energy_preference_that_it_locks() -> None:
+    host = Baseline(preferences=("power",) * 4)
+    changes = planned("cpu_governor", host, governor="performance", cpus="0")
+    assert changes == {"cpufreq.governor:policy0": "performance", "cpufreq.preference:policy0": "performance"}
+
+
+def test_an_energy_preference_that_is_not_offered_is_refused() -> None:
+    host = Baseline(preferences=("power",) * 4)
+    sentence = refused("cpu_governor", host, governor="powersave", energy_preference="warp")
+    assert "policy0 has no 'warp'" in sentence and "power" in sentence

@@ -1,0 +1,93 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The host runner as it is installed: it runs, says its sentence, and imports only what it uses."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.host import Host
+from ansible_collections.vfio.isolation.plugins.module_utils._host_files import RUNNER, hook_files
+from ansible_collections.vfio.isolation.plugins.module_utils._install import Installation
+
+PYTHON = "/usr/bin/python3"
+
+
+def installed(root: Path) -> str:
+    """The runner, installed below a directory; what starts it."""
+    Installation(Host(str(root), run=lambda _argv: (0, "inactive", "")), check=False).hook(hook_files({}, None, PYTHON))
+    return str(root) + RUNNER
+
+
+def test_the_installed_runner_runs(tmp_path: Path) -> None:
+    command = [sys.executable, "-I", "-S", installed(tmp_path), "runner"]
+    done = subprocess.run(command, input='{"do": "fly"}', stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert json.loads(done.stdout) == {"error": "do: 'fly' is none of apply, revert, audit"}
+
+
+def test_the_installed_runner_s_sentence_arrives(tmp_path: Path) -> None:
+    """Through a pipe, as libvirt and systemd read it."""
+    command = [sys.executable, "-I", "-S", installed(tmp_path), "persistent_claim", "start", "/no/such/file"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "there is no file /no/such/file\n")
+
+
+def test_every_module_of_the_installed_engine_can_be_imported(tmp_path: Path) -> None:
+    runner = installed(tmp_path)
+    names = [
+        str(path.relative_to(runner).with_suffix("")).replace("/", ".")
+        for path in Path(runner).rglob("*.py")
+        if path.name not in ("__main__.py", "__init__.py")
+    ]
+    assert "engine.libvirt.events" in names and "engine.kernel.cgroup_v1" in names and "engine._module" not in names
+    imports = f"import sys; sys.path.insert(0, {runner!r}); import {', '.join(names)}"
+    subprocess.run([sys.executable, "-I", "-S", "-c", imports], check=True)
+
+
+def test_a_domain_that_is_left_alone_costs_next_to_no_import(tmp_path: Path) -> None:
+    """Each VM of the host waits for it."""
+    arguments = [
+        "-X",
+        "importtime",
+        "-I",
+        "-S",
+        installed(tmp_path),
+        "libvirt_hook",
+        "a vm of nobody",
+        "prepare",
+        "begin",
+    ]
+    done = subprocess.run([sys.executable, *arguments, "-"], stderr=subprocess.PIPE, text=True, check=True)
+    imported = re.findall(r"\| +(\S+)$", done.stderr, re.MULTILINE)
+    assert "engine.errors" in imported  # by the hook
+    assert not {"typing", "re", "json", "signal", "subprocess", "engine.transaction.engine"} & set(imported)
+
+
+def test_a_domain_s_claim_imports_only_what_it_uses(tmp_path: Path) -> None:
+    runner = installed(tmp_path)
+    imports = f"import sys; sys.path.insert(0, {runner!r}); import engine.entries.libvirt_hook, engine.libvirt.events"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"{imports}; print(*sorted(sys.modules))"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    unneeded = {
+        "subprocess",
+        "socket",
+        "threading",
+        "dataclasses",
+        "logging",
+        "argparse",
+        "pathlib",
+        "tempfile",
+        "ansible",
+    }
+    assert not unneeded & set(done.stdout.split())
