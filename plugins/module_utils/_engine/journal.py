@@ -70,7 +70,7 @@ class JournalFile:
             content = json.loads(text)
             if content["format"] != FORMAT:
                 raise self._foreign(f"its format is {content['format']!r}, this version reads {FORMAT}")
-            if content["boot_id"] != self._boot_id():
+            if content["boot_id"] != self._host.boot_id():
                 self.warning = f"the journal {JOURNAL} was of another boot, whose settings are gone: it was discarded"
                 return Journal({}, {})
             return self._parse(content)
@@ -102,9 +102,6 @@ class JournalFile:
             " says is of no use; a reboot removes it and resets the host, too"
         )
 
-    def _boot_id(self) -> str:
-        return self._host.read("/proc/sys/kernel/random/boot_id") or ""
-
     def _address(self, text: str) -> Address:
         address = Address.parse(text)
         self._resources.kind(address)
@@ -124,7 +121,7 @@ class JournalFile:
         self._check(journal.baseline)  # what could not be read back must never be written
         content = {
             "format": FORMAT,
-            "boot_id": self._boot_id(),
+            "boot_id": self._host.boot_id(),
             "kept_off": journal.kept_off,
             "refused": journal.permanent_skips,
             "claims": {

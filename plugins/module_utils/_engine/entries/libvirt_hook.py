@@ -14,10 +14,10 @@ shows. Source: libvirt, Hooks for specific system management.
 from __future__ import annotations
 
 # Every VM of the host waits for this: what one that is left alone does not need is imported further down.
-import os
 import sys
 
 from ..errors import IsolationError, TimeLimit
+from ..kernel.presence import any_exists
 from ..paths import DEFAULT, EVENTS_LOCK, TIMEOUT, domain_file
 
 TYPE_CHECKING = False
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str], root: str = "") -> int:
     if (operation, sub) not in ACTING:
         return 0
     # Without a configuration it is left alone; without the lock no domain has a claim, nor will that not see this one.
-    if not any(os.path.lexists(root + path) for path in (domain_file(name), DEFAULT, EVENTS_LOCK)):
+    if not any_exists(root, (domain_file(name), DEFAULT, EVENTS_LOCK)):
         return 0
     import signal
 

@@ -286,6 +286,10 @@ class Host:
         """The kernel's release, such as `6.1.0-40-amd64`, see uname(2)."""
         return self.read("/proc/sys/kernel/osrelease") or ""
 
+    def boot_id(self) -> str:
+        """What no other boot of any host has."""
+        return self.read("/proc/sys/kernel/random/boot_id") or ""
+
     def page_size(self) -> int:
         """The size of a page of memory, in bytes."""
         return int(os.sysconf("SC_PAGE_SIZE"))
