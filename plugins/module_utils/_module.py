@@ -10,6 +10,10 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ._zip_importer import compile_once
+
+compile_once()  # before the engine is imported
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
@@ -19,6 +23,9 @@ from ._engine.model import Step
 from ._engine.paths import CLAIMS
 from ._engine.steps.catalog import STEPS, read_items
 from ._engine.transaction.engine import LOCK_TIMEOUT, Engine, Outcome
+
+# For the modules, which must not import the engine before that.
+__all__ = ("AnsibleModule", "Engine", "read_steps", "run", "run_step", "stop_persisting", "to_result", "with_files")
 
 COMMON: Dict[str, Any] = {"lock_timeout": {"type": "float", "default": LOCK_TIMEOUT}}
 CLAIM: Dict[str, Any] = {"claim": {"type": "str"}}

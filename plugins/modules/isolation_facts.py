@@ -214,10 +214,11 @@ ansible_facts:
 
 from typing import Any, Dict
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
+from ansible_collections.vfio.isolation.plugins.module_utils._module import AnsibleModule, Engine, run
+
+# What is imported after that is compiled once.
+# isort: split
 from ansible_collections.vfio.isolation.plugins.module_utils._facts import gather
-from ansible_collections.vfio.isolation.plugins.module_utils._module import run
 
 
 def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:

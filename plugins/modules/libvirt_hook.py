@@ -183,8 +183,17 @@ left_alone:
 import contextlib
 from typing import Any, Dict, Mapping, Optional
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.vfio.isolation.plugins.module_utils._module import (
+    AnsibleModule,
+    Engine,
+    run,
+    to_result,
+    with_files,
+)
+
+# What is imported after that is compiled once.
+# isort: split
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.libvirt import check_name
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.events import (
@@ -194,10 +203,8 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.eve
     event_lock,
 )
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.role_steps import VARIABLES
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
 from ansible_collections.vfio.isolation.plugins.module_utils._host_files import hook_files
 from ansible_collections.vfio.isolation.plugins.module_utils._install import Installation, check_python
-from ansible_collections.vfio.isolation.plugins.module_utils._module import run, to_result, with_files
 
 ARGUMENTS: Dict[str, Any] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},

@@ -192,9 +192,9 @@ left_alone:
 
 from typing import Any, Dict
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
 from ansible_collections.vfio.isolation.plugins.module_utils._module import (
+    AnsibleModule,
+    Engine,
     run,
     stop_persisting,
     to_result,

@@ -205,9 +205,9 @@ left_alone:
 
 from typing import Any, Dict
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
 from ansible_collections.vfio.isolation.plugins.module_utils._module import (
+    AnsibleModule,
+    Engine,
     read_steps,
     run,
     stop_persisting,

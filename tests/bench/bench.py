@@ -9,6 +9,10 @@
 3. What the hook of libvirt adds to the start of a VM (its event prepare), against the hook script of vfio-isolate's
    README, as little mended as makes it run.
 4. Natively, here: one look at the affinities of 5,000 threads.
+5. Which of the collection's modules the role's second run compiles on the host, and how long each takes.
+
+With `--against CHECKOUT`, another checkout of this project (of before a change, say) takes part in the first three, in
+alternation, and the ratios to it are printed as well.
 
 With `--tasks`, on a host with cgroup v1: 10,000 sleeping tasks moved to another cpuset and returned by the engine, by
 vfio-isolate, and by a C program that does nothing but write their ids.
@@ -19,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -141,7 +146,25 @@ setsid sh -c 'sleep 100000 | /opt/isolation/programs/sleepers {TASKS} > /run/sle
 echo $$ > {CPUSET}/tasks
 until grep -q ready /run/sleepers; do sleep 0.2; done
 """
-RUNNER = "cd /opt/isolation && python3 -E -S -m module_utils._engine.entries.runner"
+RUNNER = "cd /opt/isolation && python3 -E -S -m {}"
+INSTALLED = "/usr/local/lib/vfio-isolation"
+HOOK = "/etc/libvirt/hooks/qemu.d/vfio-isolation"
+
+
+class Checkout:
+    """This checkout, or another one that it is compared with."""
+
+    def __init__(self, name: str, root: Path) -> None:
+        self.name = name
+        self.root = root
+        self.folder = "module_utils" if root == ROOT else name
+        # Up to 0.1.0, the engine's files lay flat in module_utils.
+        is_flat = not (root / "plugins" / "module_utils" / "_engine").exists()
+        self.runner = RUNNER.format(f"{self.folder}.{'_runner' if is_flat else '_engine.entries.runner'}")
+        link = root / ".cache" / "collections" / "ansible_collections" / "vfio" / "isolation"
+        if not link.exists():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(root)
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -157,11 +180,19 @@ def report(what: str, ours: list[float], theirs: list[float]) -> None:
     print(f"{what}: {mine:.2f} s against {other:.2f} s, ratio {mine / other:.2f} (medians of {len(ours)}, alternating)")
 
 
-def play(host: VirtualHost, playbook: str, *arguments: str) -> None:
+def report_all(what: str, spent: dict[str, list[float]], first: str) -> None:
+    """Print the ratios of one contender to all others."""
+    for other in spent:
+        if other != first:
+            report(f"{what}, against {other}", spent[first], spent[other])
+
+
+def play(host: VirtualHost, playbook: str, *arguments: str, root: Path = ROOT, **environment: str) -> None:
     """Run a playbook, which must succeed."""
     subprocess.run(
         ["ansible-playbook", "-i", host.inventory, playbook, "-e", "isolate_vm_cpus=4-7", *arguments],
-        cwd=ROOT,
+        cwd=root,
+        env={**os.environ, **environment},
         stdout=subprocess.DEVNULL,
         check=True,
     )
@@ -177,54 +208,95 @@ def on_host(host: VirtualHost, command: str, request: object = None) -> float:
     return int(done.stdout.split()[-1]) / 1e9
 
 
-def role_against_no_op(host: VirtualHost, rounds: int) -> None:
-    """The first figure."""
+def role_against_no_op(host: VirtualHost, checkouts: list[Checkout], rounds: int) -> None:
+    """The first figure, and the fifth."""
     no_op = ROOT / ".cache" / "bench" / "no_op.yml"
     no_op.write_text(PING)
+    spent: dict[str, list[float]] = {checkout.name: [] for checkout in checkouts}
+    spent["a no-op playbook"] = []
     play(host, "playbooks/isolate.yml")
-    ours, theirs = [], []
+    for checkout in checkouts:
+        play(host, "playbooks/isolate.yml", root=checkout.root)  # both have read the journal, and filled their caches
     for _round in range(rounds):
-        ours.append(seconds(lambda: play(host, "playbooks/isolate.yml")))
-        theirs.append(seconds(lambda: play(host, str(no_op))))
-    on_host(host, RUNNER, {"do": "revert"})
-    report("the role's second run against a no-op playbook", ours, theirs)
+        for checkout in checkouts:
+            taken = seconds(lambda root=checkout.root: play(host, "playbooks/isolate.yml", root=root))
+            spent[checkout.name].append(taken)
+        spent["a no-op playbook"].append(seconds(lambda: play(host, str(no_op))))
+    report_all("the role's second run", spent, checkouts[0].name)
+    if len(checkouts) > 1:
+        report("before: the role's second run, against a no-op playbook", spent["before"], spent["a no-op playbook"])
+    compiled_modules(host)
+    on_host(host, checkouts[0].runner, {"do": "revert"})
 
 
-def engine_against_vfio_isolate(host: VirtualHost, rounds: int) -> None:
+def compiled_modules(host: VirtualHost) -> None:
+    """The fifth figure."""
+    play(host, "playbooks/isolate.yml", ANSIBLE_KEEP_REMOTE_FILES="1")
+    newest = "ls -t /root/.ansible/tmp/*/AnsiballZ_transaction.py | head -n 1"
+    done = host.run(f"python3 -X importtime $({newest})", timeout=300)
+    pattern = r"import time:\s+(\d+) \|\s+\d+ \|\s+ansible_collections\.vfio\.isolation\.plugins\.(\S+)"
+    rows = sorted(((int(spent), name) for spent, name in re.findall(pattern, done.stdout)), reverse=True)
+    assert rows, done.stdout
+    print(
+        f"compiled on the host by the role's second run: {len(rows)} modules, {sum(r[0] for r in rows) / 1000:.0f} ms"
+    )
+    for spent, name in rows:
+        print(f"  {spent / 1000:6.1f} ms  {name}")
+    host.run("rm -rf /root/.ansible/tmp")
+
+
+def engine_against_vfio_isolate(host: VirtualHost, checkouts: list[Checkout], rounds: int) -> None:
     """The second figure."""
     on_host(host, "echo +cpuset > /sys/fs/cgroup/cgroup.subtree_control")
-    ours, theirs, our_undo, their_undo = [], [], [], []
-    for _round in range(rounds):
-        ours.append(on_host(host, RUNNER, OURS))
-        our_undo.append(on_host(host, RUNNER, {"do": "revert"}))
-        on_host(host, "echo +cpuset > /sys/fs/cgroup/cgroup.subtree_control")
-        theirs.append(on_host(host, THEIRS))
-        their_undo.append(on_host(host, THEIR_UNDO))
+    spent: dict[str, list[float]] = {}
+    undo: dict[str, list[float]] = {}
+    for number in range(rounds):
+        for checkout in checkouts:
+            spent.setdefault(checkout.name, []).append(on_host(host, checkout.runner, OURS))
+            undo.setdefault(checkout.name, []).append(on_host(host, checkout.runner, {"do": "revert"}))
+            on_host(host, "echo +cpuset > /sys/fs/cgroup/cgroup.subtree_control")
+        spent.setdefault("vfio-isolate", []).append(on_host(host, THEIRS))
+        undo.setdefault("vfio-isolate", []).append(on_host(host, THEIR_UNDO))
         # Their work leaves the controller on further down, their undo makes inherited lists explicit.
         on_host(host, SAME_GROUND)
-    report("the engine against vfio-isolate, the same job", ours[1:], theirs[1:])
-    report("the engine's revert against vfio-isolate's restore", our_undo[1:], their_undo[1:])
+        if number == 0:  # Python has compiled all of them now
+            spent, undo = {}, {}
+    report_all("the engine, the same job", spent, checkouts[0].name)
+    report_all("the engine's revert", undo, checkouts[0].name)
 
 
-def hook_against_their_hook(host: VirtualHost, rounds: int) -> None:
+def hook_against_their_hook(host: VirtualHost, checkouts: list[Checkout], rounds: int) -> None:
     """The third figure."""
     done = host.run(INSTALL_THEIRS)
     assert done.returncode == 0, done.stdout
     everything = ROOT / ".cache" / "bench" / "everything.json"
     everything.write_text(json.dumps({"libvirt_hook_default": {}}))
-    play(host, "playbooks/libvirt_hook.yml", "-e", f"@{everything}")
+    hooks = {}
+    for checkout in reversed(checkouts):  # the first is installed last, in its place
+        play(host, "playbooks/libvirt_hook.yml", "-e", f"@{everything}", root=checkout.root)
+        hooks[checkout.name] = HOOK
+        if checkout is not checkouts[0]:
+            hooks[checkout.name] = f"/opt/hook-{checkout.name}"
+            done = host.run(
+                f"rm -rf {INSTALLED}-{checkout.name}; mv {INSTALLED} {INSTALLED}-{checkout.name};"
+                f" sed 's,{INSTALLED},&-{checkout.name},' {HOOK} > {hooks[checkout.name]};"
+                f" chmod +x {hooks[checkout.name]}; rm {HOOK}"
+            )
+            assert done.returncode == 0, done.stdout
+    hooks["vfio-isolate"] = "/opt/their-hook"
     host.run("cat > /run/bench.xml", given=f"{DOMAIN}</cputune></domain>".encode())
     host.run("systemctl start machine.slice")  # as it is where libvirt runs
-    spent: dict[tuple[str, str], list[float]] = {}
-    for _round in range(rounds):
-        for hook in ("/etc/libvirt/hooks/qemu.d/vfio-isolation", "/opt/their-hook"):
-            for event in ("prepare begin", "release end"):
-                seconds = on_host(host, f"{hook} bench {event} - < /run/bench.xml")
-                spent.setdefault((hook.split("/")[1], event), []).append(seconds)
+    spent: dict[str, dict[str, list[float]]] = {"prepare begin": {}, "release end": {}}
+    for number in range(rounds):
+        for name, hook in sorted(hooks.items()):
+            for event, taken in spent.items():
+                taken.setdefault(name, []).append(on_host(host, f"{hook} bench {event} - < /run/bench.xml"))
         on_host(host, SAME_GROUND)
         on_host(host, "echo -cpuset > /sys/fs/cgroup/cgroup.subtree_control")
-    for event, what in (("prepare begin", "what the hook adds to a VM's start"), ("release end", "to its end")):
-        report(f"{what}, against vfio-isolate's", spent["etc", event][1:], spent["opt", event][1:])
+        if number == 0:
+            spent = {event: {} for event in spent}
+    report_all("what the hook adds to a VM's start", spent["prepare begin"], checkouts[0].name)
+    report_all("what the hook adds to its end", spent["release end"], checkouts[0].name)
     play(host, "playbooks/libvirt_hook.yml", "-e", "libvirt_hook_state=absent")
 
 
@@ -238,7 +310,7 @@ def ten_thousand_tasks(host: VirtualHost, rounds: int) -> None:
     kernel: dict[str, list[float]] = {"C": [], "C back": []}
     for _round in range(rounds):
         for name, request, place in (("ours", move, "to"), ("our revert", {"do": "revert"}, "from")):
-            spent[name].append(on_host(host, RUNNER, request))
+            spent[name].append(on_host(host, Checkout("ours", ROOT).runner, request))
             _all_in(host, place)
         for name, arguments, place in (
             ("theirs", "-u /run/undo move-tasks /from /to", "to"),
@@ -296,18 +368,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", action="store_true", help="on a host with cgroup v1: the figures of moving tasks")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--against", type=Path, help="another checkout to compare with")
+    parser.add_argument("--only", choices=["role", "engine", "hook"], help="one of the figures")
     options = parser.parse_args()
     host = VirtualHost(os.environ["VFIO_INVENTORY"])
-    host.put({"module_utils": ROOT / "plugins" / "module_utils", "programs": programs()}, "/opt/isolation")
+    checkouts = [Checkout("ours", ROOT)]
+    if options.against:
+        checkouts.append(Checkout("before", options.against.resolve()))
+    folders = {checkout.folder: checkout.root / "plugins" / "module_utils" for checkout in checkouts}
+    host.put({**folders, "programs": programs()}, "/opt/isolation")
     host.put({".": ROOT / ".cache" / "bench" / "theirs"}, "/opt/theirs")
     host.run("systemctl stop irqbalance")
     if options.tasks:
         ten_thousand_tasks(host, options.rounds + 1)
         return
-    five_thousand_threads()
-    role_against_no_op(host, options.rounds)
-    engine_against_vfio_isolate(host, options.rounds + 1)
-    hook_against_their_hook(host, 2 * options.rounds + 1)
+    if options.only is None:
+        five_thousand_threads()
+    if options.only in (None, "role"):
+        role_against_no_op(host, checkouts, options.rounds)
+    if options.only in (None, "engine"):
+        engine_against_vfio_isolate(host, checkouts, options.rounds + 1)
+    if options.only in (None, "hook"):
+        hook_against_their_hook(host, checkouts, 2 * options.rounds + 1)
 
 
 if __name__ == "__main__":

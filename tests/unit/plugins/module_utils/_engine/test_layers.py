@@ -37,9 +37,7 @@ KERNEL, PATHS = "kernel", "paths"
 # What only the kernel layer calls; `os` has more, such as getpid, that ask nothing of a host.
 HOST_MODULES = {"fcntl", "socket", "subprocess", "shutil", "tempfile", "glob", "pathlib", "ctypes", "mmap", "select"}
 HOST_CALLS = {
-    *(
-        "uname sync listdir scandir open read write stat lstat chmod mkdir makedirs rmdir unlink remove rename replace".split()
-    ),
+    *("uname sync listdir scandir open read write stat lstat chmod mkdir makedirs rmdir unlink remove replace".split()),
     *("system popen spawnv posix_spawn posix_spawnp execv fork kill umask sysconf cpu_count readlink symlink".split()),
     *("sched_getaffinity sched_setaffinity path.exists path.lexists path.isfile path.isdir path.islink".split()),
 }

@@ -1,0 +1,38 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""Imports out of Ansible's zip in half the time: each module is compiled once, not twice.
+
+To know a module's file name, Python's zipimporter compiles the module, and does so again to run it:
+https://github.com/python/cpython/issues/141276. The file name follows from the module's name.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, List
+from zipimport import zipimporter
+
+
+class ZipImporter(zipimporter):
+    """A zipimporter that knows file names without compiling."""
+
+    def get_filename(self, fullname: str) -> str:
+        """The path of a module's source. Raises ZipImportError if there is no such module."""
+        name = self.prefix + fullname.rpartition(".")[2]
+        return os.path.join(self.archive, f"{name}/__init__.py" if self.is_package(fullname) else f"{name}.py")
+
+
+def compile_once() -> None:
+    """Have what is imported from now on compiled once. Without a zip, nothing changes."""
+    hooks: List[Any] = sys.path_hooks
+    if ZipImporter in hooks:
+        return
+    hooks.insert(0, ZipImporter)
+    for path, importer in list(sys.path_importer_cache.items()):
+        if isinstance(importer, zipimporter):
+            del sys.path_importer_cache[path]
