@@ -11,18 +11,15 @@ from __future__ import annotations
 from typing import Any, ClassVar, Mapping, Sequence
 
 from ..errors import IsolationError
-from ..kernel.cpuset import CPUS, EXISTS, PARTITION, flag_kind
+from ..kernel.cpuset import CPUS, PARTITION
 from ..model import Address
-from ..planning.cpusets import narrow, place_memory
+from ..planning.cpusets import narrow
 from ..planning.step_type import ArgumentSpec, StepType
-from ..planning.tasks import move_all
 from ..planning.view import View
 from ..strategy import Reservation, choose
 from ..text import cgroup_path
-from ..text.cgroup_path import is_within, parent_of
+from ..text.cgroup_path import parent_of
 from ..text.cpus import CpuSet, format_list, parse_list
-from ..text.expression import is_given
-from ..text.nodes import parse_nodes
 
 
 class ReserveCpus(StepType):
@@ -62,7 +59,9 @@ class ReserveCpus(StepType):
             raise IsolationError(f"cpus: {reserved} are all CPUs of this host; leave it at least one")
         view.notes.update(vm_cpus=format_list(reservation.cpus), host_cpus=format_list(host & topology.online()))
         if strategy == "tasks":
-            _tasks(view, arguments, reservation, host)
+            from ..planning.host_cpuset import move_host  # only hosts with cgroup v1 have a use for it
+
+            move_host(view, arguments, reservation, host)
         elif strategy == "partition":
             _partition(view, cgroup, _type(arguments["partition_type"], emulator), reservation, host)
         else:
@@ -118,48 +117,6 @@ def _nobody_else_above(view: View, cgroup: str) -> None:
                 " name a cgroup below the root, or one below machine.slice"
             )
         above = parent_of(above)
-
-
-def _tasks(view: View, arguments: Mapping[str, Any], reservation: Reservation, host: CpuSet) -> None:
-    """A cpuset for the host's tasks. Kernel threads stay in the root, where they are bound to the host's CPUs."""
-    path = cgroup_path.normalized(arguments["host_cgroup"])
-    if path == "/" or not cgroup_path.is_valid(path):
-        raise IsolationError(f"host_cgroup: {arguments['host_cgroup']!r} is not the path of a cgroup below the root")
-    for vms in reservation.by_cgroup:
-        if is_within(path, vms) or is_within(vms, path):
-            raise IsolationError(f"host_cgroup: {path} and the virtual machines' {vms} must not be in one another")
-    host &= view.resources.topology.online()  # v1 takes no others
-    narrow(view, path, host)
-    place_memory(view, path, _nodes(view, arguments["host_mems"], reservation, host))
-    if arguments["memory_migrate"]:
-        view.assign(Address(flag_kind("memory_migrate"), path), "1")
-    for top in view.children("/"):
-        for other in () if reservation.is_above(top) else view.tree(top):
-            listed = view.cpus(Address(CPUS, other))
-            if other != path and listed & reservation.cpus and not _is_said(view, other):
-                above = view.cpus(Address(CPUS, parent_of(other))) & host
-                narrow(view, other, (listed - reservation.cpus) & above or above or host)
-    move_all(view, "/", path, kernel_threads=False)
-    view.keep_off(reservation.cpus)
-
-
-def _is_said(view: View, cgroup: str) -> bool:
-    """Whether a cpuset step makes a cgroup, itself or what is below it: then that says what it has."""
-    if view.baseline(Address(EXISTS, cgroup)) != "absent":
-        return False
-    steps = (step.arguments for claim in view.claims.values() for step in claim.steps if step.name == "cpuset")
-    return any(is_within(cgroup_path.normalized(given["path"]), cgroup) for given in steps)
-
-
-def _nodes(view: View, given: Any, reservation: Reservation, host: CpuSet) -> CpuSet:
-    """The NUMA nodes of the host's memory: as given, or those of its CPUs."""
-    available = view.resources.memory.nodes()
-    if is_given(given):
-        reservation.host_nodes |= parse_nodes(given, available, "host_mems")
-    if reservation.host_nodes:  # also if it is another claim that has named them
-        return reservation.host_nodes
-    own = frozenset(node for node, cpus in view.resources.topology.nodes().items() if cpus & host)
-    return (own & available) or available
 
 
 STEP = ReserveCpus()

@@ -29,10 +29,10 @@ from ..kernel.host import Host
 from ..model import Address, Change, Claim, Journal, Skips, Step, Values
 from ..resources import Resources
 from ..steps.catalog import STEPS, complete
-from .bookkeeping import Bookkeeping
 from .fold import Plan, fold
 
 if TYPE_CHECKING:  # else only if something is to be written
+    from .bookkeeping import Bookkeeping
     from .writer import Writer
 
 T = TypeVar("T")
@@ -67,7 +67,12 @@ class Engine:
         self._lock_timeout = lock_timeout
         self.resources = Resources(host)
         self.journal_file = JournalFile(self.resources, complete)
-        self._books = Bookkeeping(self.resources)
+
+    @property
+    def _books(self) -> Bookkeeping:
+        from .bookkeeping import Bookkeeping  # a run that changes nothing has no use for it
+
+        return Bookkeeping(self.resources)
 
     def apply(
         self, claim: str, steps: Sequence[Step], check: bool = False, created_by: str = "", acts: bool = True
@@ -232,13 +237,13 @@ class Engine:
         return journal
 
     def _writer(self, plan: Plan) -> Writer:
-        from .writer import Writer  # a run that changes nothing has no use for it
+        from .writer import Writer
 
         return Writer(self.resources, plan.view)
 
     def _fold(self, journal: Journal, claims: Mapping[str, Claim], leaving: Sequence[Claim]) -> Plan:
         held = {address for claim in leaving for address in claim.holds}
-        restored = self._books.shared(journal, held)
+        restored = self._books.shared(journal, held) if held else {}
         steps = [step for claim in leaving for step in claim.steps]
         return fold(self.resources, journal, claims, restored, leaving=steps)
 

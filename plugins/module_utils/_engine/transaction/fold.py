@@ -14,8 +14,8 @@ from __future__ import annotations
 from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
 
 from ..errors import IsolationError
+from ..kernel.cpuset import EXISTS
 from ..model import Address, Change, Claim, Journal, Step, Values
-from ..planning.tasks import plan_evacuation, plan_return, resolve_targets
 from ..planning.view import NOBODY, Author, View
 from ..resources import Resources
 from ..steps.catalog import STEPS, destinations
@@ -53,8 +53,7 @@ def fold(
     view = View(resources, journal, claims, restored)
     _plan_leaving(view, leaving)
     _plan_claims(view)
-    plan_evacuation(view)
-    resolve_targets(view)
+    _plan_moves(view)
     if only:
         view.sweeps = {source: sweep for source, sweep in view.sweeps.items() if sweep.claim == NOBODY.claim}
     wanted = _wanted(view, only)
@@ -90,8 +89,11 @@ def _plan_leaving(view: View, leaving: Sequence[Step]) -> None:
     held = {address for claim in view.journal.claims.values() for address in claim.holds}
     for step in leaving:
         STEPS[step.name].plan_inheritors(view, held)
-    if leaving:
-        plan_return(view, held, destinations(leaving))
+    places = destinations(leaving)
+    if places:
+        from ..planning.tasks import plan_return  # few claims move tasks
+
+        plan_return(view, held, places)
 
 
 def _plan_claims(view: View) -> None:
@@ -109,6 +111,16 @@ def _plan_claims(view: View) -> None:
                 view.warnings.append(f"claim {name}, step {position + 1} ({step.name}) cannot be planned now: {error}")
                 view.restored = {a: v for a, v in view.restored.items() if a not in claim.holds}
     view.author = NOBODY
+
+
+def _plan_moves(view: View) -> None:
+    """Where the tasks go that steps move, and those that are in cgroups that go away."""
+    if not view.sweeps and all(value != "absent" for _name, value in view.to_come(EXISTS)):
+        return
+    from ..planning.tasks import plan_evacuation, resolve_targets  # few claims have either
+
+    plan_evacuation(view)
+    resolve_targets(view)
 
 
 def _wanted(view: View, only: Optional[Only]) -> Dict[Address, str]:
