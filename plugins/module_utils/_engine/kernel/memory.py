@@ -55,9 +55,13 @@ class Memory:
             raise IsolationError(f"{path} is missing: this kernel was built without CONFIG_COMPACTION")
         self._host.write(path, "1")
 
+    def huge_page_size(self) -> int:
+        """The kernel's default size of huge pages, in bytes."""
+        return self._meminfo("Hugepagesize") or 2 << 20
+
     def huge_blocks(self) -> Dict[int, int]:
         """Free blocks of the default huge page's size, by NUMA node; a larger block counts as several."""
-        pages = (self._meminfo("Hugepagesize") or 2 << 20) // self._host.page_size()
+        pages = self.huge_page_size() // self._host.page_size()
         order = pages.bit_length() - 1
         blocks: Dict[int, int] = {}
         for line in (self._host.read("/proc/buddyinfo") or "").splitlines():

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Sequence, Set, Tuple
 
 from ..arguments import read_item, validated
@@ -49,7 +48,8 @@ class _Steps(Mapping[str, StepType]):
     def __getitem__(self, name: str) -> StepType:
         if name not in NAMES:
             raise KeyError(name)
-        step: StepType = import_module(f".{name}", __package__).STEP
+        # Not import_module(), which -X importtime does not see.
+        step: StepType = __import__(f"{__package__}.{name}", fromlist=["STEP"]).STEP
         return step
 
     def __contains__(self, name: object) -> bool:
