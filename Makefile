@@ -31,6 +31,7 @@ export LC_ALL := C.UTF-8
 say = @printf '\n== %s\n'
 packages = @tests/setup/debian_packages.sh
 virtual_host = $(PYTHON) tests/virtual_host/cli.py
+plugins = ansible_collections.vfio.isolation.plugins
 
 .PHONY: isolate audit revert stop test lint unit host bench clean tools qemu virtual-host
 
@@ -62,8 +63,9 @@ lint: tools
 	$(say) 'ruff'
 	ruff check
 	ruff format --check
-	$(say) 'mypy --strict, the engine as on Python 3.8'
-	mypy plugins/module_utils
+	$(say) 'mypy --strict, as on the Python of the controller, and what reaches a host as on Python 3.8'
+	mypy --python-version 3.11 -p $(plugins)
+	mypy -p $(plugins).module_utils -p $(plugins).modules
 	cd tests/virtual_host && mypy --config-file ../../pyproject.toml --python-version 3.11 .
 	$(say) 'antsibull-changelog, antsibull-docs'
 	tests/lint/in_copy.sh antsibull-changelog lint

@@ -12,12 +12,11 @@ import json
 import pkgutil
 from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional
 
-# Ansible brings only what is imported, so all entries of the runner are, with what they import themselves.
-from ._engine.entries import libvirt_hook, persistent_claim, runner  # noqa: F401 - for Ansible
+from ._engine.entries import libvirt_hook, persistent_claim, runner
 from ._engine.errors import IsolationError
-from ._engine.libvirt import events  # noqa: F401 - for Ansible
 from ._engine.paths import CLAIMS, DEFAULT, EVENTS_LOCK, domain_file
 from ._engine.text.units import escape
 
@@ -27,6 +26,8 @@ UNIT = "/etc/systemd/system/vfio-isolation@.service"
 WANTS = "/etc/systemd/system/multi-user.target.wants"
 DAEMONS = ("libvirtd.service", "virtqemud.service")
 OLDEST = (3, 8)
+# What the runner can start. Ansible brings only what is imported, so all are, with what they import themselves.
+ENTRIES = (libvirt_hook, persistent_claim, runner)
 
 MAIN = """\
 # Runs an entry of the engine: python3 -I -S {runner} ENTRY ARGUMENT...
@@ -106,7 +107,7 @@ def hook_files(
     domains: Mapping[str, Mapping[str, Any]], default: Optional[Mapping[str, Any]], python: str
 ) -> Dict[str, File]:
     """The hook, and what each domain is configured to. Options that are None are not written: they have defaults."""
-    text = HOOK_TEXT.format(python=python, runner=RUNNER, entry="libvirt_hook", lock=EVENTS_LOCK)
+    text = HOOK_TEXT.format(python=python, runner=RUNNER, entry=_name(libvirt_hook), lock=EVENTS_LOCK)
     files = {HOOK: File(text, 0o755)}
     files.update({domain_file(name): _json(given) for name, given in domains.items()})
     if default is not None:
@@ -116,13 +117,17 @@ def hook_files(
 
 def unit_files(claim: str, steps: Iterable[Any], python: str) -> Dict[str, File]:
     """The unit, and the claim that it makes."""
-    text = UNIT_TEXT.format(python=python, runner=RUNNER, entry="persistent_claim", claims=CLAIMS)
+    text = UNIT_TEXT.format(python=python, runner=RUNNER, entry=_name(persistent_claim), claims=CLAIMS)
     return {UNIT: File(text), claim_file(claim): _json({"claim": claim, "steps": list(steps)})}
 
 
 def claim_file(claim: str) -> str:
     """The file of a claim that persists."""
     return f"{CLAIMS}/{escape(claim)}.json"
+
+
+def _name(entry: ModuleType) -> str:
+    return entry.__name__.rpartition(".")[2]
 
 
 def _json(content: Mapping[str, Any]) -> File:

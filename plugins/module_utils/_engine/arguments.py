@@ -60,6 +60,8 @@ def read_item(item: Any, where: str) -> Optional[Tuple[str, Any]]:
     wanted = str(item.get("when", True)).lower()
     if wanted not in ("true", "false"):
         raise IsolationError(f"{where}: when is {item['when']!r}; expected true or false")
+    if wanted == "false":
+        return None
     ((name, arguments),) = named.items()
     short = str(name)[len(COLLECTION) :] if str(name).startswith(COLLECTION) else str(name)
-    return (short, arguments) if wanted == "true" else None
+    return short, arguments

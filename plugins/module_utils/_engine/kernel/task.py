@@ -121,7 +121,8 @@ class TaskKind(Kind):
     def id_of(name: str) -> TaskId:
         """The task of a valid name."""
         found = TaskId.parse(name)
-        assert found is not None, name
+        if found is None:
+            raise ValueError(f"{name!r} is not the name of a task")
         return found
 
     def valid_name(self, name: str) -> bool:
