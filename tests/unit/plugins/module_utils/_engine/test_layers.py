@@ -7,10 +7,13 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 from typing import Iterator, List, Set, Tuple
 
 import pytest
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import booted
 
 MODULE_UTILS = Path(__file__).resolve().parents[5] / "plugins" / "module_utils"
 ENGINE = "_engine"
@@ -44,8 +47,7 @@ HOST_CALLS = {
 HOST_PATHS = ("/proc/", "/sys/", "/run/")
 # The only ones that look into an address: values and the table of kinds. Above, kinds are asked by what they declare.
 KNOWS_KINDS = {KERNEL, "model", "resources"}
-KIND_PREFIXES = ("cgroup.", "systemd.", "task.", "irq.", "irqbalance.", "cpufreq.")
-KIND_PREFIXES_BUT_FILES = ("cgroup.procs",)
+FILES = ("cgroup.procs",)
 
 
 def engine_files() -> List[Tuple[str, str]]:
@@ -154,9 +156,16 @@ def looks_into_addresses(module: str, source: str) -> List[str]:
     wrong += [
         f"{module}:{text.lineno} spells the kind {text.value!r}"
         for text in _texts(tree)
-        if text.value.startswith(KIND_PREFIXES) and text.value not in KIND_PREFIXES_BUT_FILES
+        if text.value.startswith(kind_prefixes()) and text.value not in FILES
     ]
     return wrong
+
+
+@functools.lru_cache(maxsize=None)
+def kind_prefixes() -> Tuple[str, ...]:
+    """How addresses begin: `cgroup.`, `irq.` and so on."""
+    with booted() as kernel:
+        return tuple({kind.split(".")[0] + "." for kind in engine(kernel).resources.kinds})
 
 
 def folder_of(module: str) -> str:
