@@ -80,6 +80,9 @@ notes:
   - >-
     C(cpufreq.governor), C(cpufreq.preference): The name is a cpufreq policy, such as C(policy4). The value is its
     governor or its energy preference.
+  - >-
+    C(memory.hugepages): The name is a NUMA node and a size of huge pages, such as C(node0/2048kB). The value is the
+    number of pages of that size on the node.
 seealso:
   - module: vfio.isolation.transaction
   - module: vfio.isolation.isolation_facts

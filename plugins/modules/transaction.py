@@ -42,8 +42,8 @@ options:
       - A C(when) next to the module, V(true) or V(false), decides whether the step belongs to the claim. It is a value
         and not a condition, so write it with a template.
       - The modules are M(vfio.isolation.compact_memory), M(vfio.isolation.cpu_governor), M(vfio.isolation.cpuset),
-        M(vfio.isolation.drop_caches), M(vfio.isolation.irq_affinity), M(vfio.isolation.kthread_affinity),
-        M(vfio.isolation.move_tasks) and M(vfio.isolation.reserve_cpus).
+        M(vfio.isolation.drop_caches), M(vfio.isolation.hugepages), M(vfio.isolation.irq_affinity),
+        M(vfio.isolation.kthread_affinity), M(vfio.isolation.move_tasks) and M(vfio.isolation.reserve_cpus).
       - The options C(claim) and C(lock_timeout) of these modules belong to the transaction, not to a step.
       - C(drop_caches) and C(compact_memory) act only if the claim is new or changes something, not if there is nothing
         to do.

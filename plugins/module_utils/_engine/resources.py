@@ -15,6 +15,7 @@ from .kernel import hierarchy, irq, irqbalance
 from .kernel.cpufreq import GOVERNOR, PREFERENCE, Cpufreq, PolicyFile
 from .kernel.cpuset import EXISTS, TASK_AFFINITY, TASK_CGROUP, CgroupExistence, TaskCgroup
 from .kernel.host import Host
+from .kernel.hugepages import HUGEPAGES, Hugepages
 from .kernel.kind import Kind
 from .kernel.memory import Memory
 from .kernel.stages import Stage
@@ -36,9 +37,11 @@ class Resources:
         self.irqbalance = irqbalance.Irqbalance(host)
         self.cpufreq = Cpufreq(host)
         self.memory = Memory(host)
+        self.hugepages = Hugepages(host)
         self._found: Dict[Address, Kind] = {}
         # Families are written in this order when they are restored, the reverse of the order in the role's steps.
         self.kinds: Dict[str, Kind] = {
+            HUGEPAGES: self.hugepages,
             irqbalance.BANNED: self.irqbalance,
             irq.AFFINITY: self.irqs,
             irq.DEFAULT: irq.DefaultAffinity(host),

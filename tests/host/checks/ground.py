@@ -85,6 +85,8 @@ def snapshot() -> dict[str, str]:
         state[f"irq {path}"] = read(path)
     for path in glob.glob("/sys/devices/system/cpu/cpufreq/policy*/scaling_governor"):
         state[f"cpufreq {path}"] = read(path)
+    for path in glob.glob("/sys/devices/system/node/node*/hugepages/*/nr_hugepages"):
+        state[f"hugepages {path}"] = read(path)
     for root in ("/run/systemd/system.control", "/run/systemd/transient", "/etc/systemd"):
         for directory, _names, files in os.walk(root):
             for name in files:

@@ -24,6 +24,9 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.cpufreq import Cpufreq
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.cpusets import Cpusets
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.files import Files
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.hugepages import (
+    HugepagePools,
+)
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.irqs import Irqs
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.memory import Memory
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.part import (
@@ -60,6 +63,7 @@ PARTS: Tuple[Type[Part], ...] = (
     Irqs,
     Cpufreq,
     Memory,
+    HugepagePools,
 )
 
 

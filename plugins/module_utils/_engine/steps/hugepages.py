@@ -1,0 +1,67 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""hugepages: reserve huge pages on NUMA nodes; what several claims reserve adds up."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar, Dict, List, Mapping
+
+from ..errors import IsolationError
+from ..kernel.hugepages import HUGEPAGES
+from ..model import Address
+from ..planning.step_type import ArgumentSpec, StepType
+from ..planning.view import View
+from ..text.cpus import format_list
+from ..text.nodes import parse_nodes
+
+UNITS = {"kB": 1, "K": 1, "M": 1 << 10, "G": 1 << 20}
+
+
+class Reserved(Dict[Address, int]):
+    """What the steps of all claims reserve so far."""
+
+
+class ReserveHugepages(StepType):
+    """The pool holds what it held before any claim, and what the claims reserve; more is left as it is."""
+
+    ARGUMENTS: ClassVar[ArgumentSpec] = {
+        "pages": {"type": "int", "required": True},
+        "size": {"type": "str"},
+        "nodes": {"type": "list", "elements": "str"},
+    }
+
+    def plan(self, arguments: Mapping[str, Any], view: View) -> None:
+        """The number of pages on each of the nodes."""
+        pages = arguments["pages"]
+        if pages < 1:
+            raise IsolationError(f"pages: {pages} is not a number of pages; expected 1 or more")
+        available, reserved = view.resources.memory.nodes(), view.shared(Reserved)
+        nodes = available if arguments["nodes"] is None else parse_nodes(arguments["nodes"], available, "nodes")
+        if not nodes:
+            raise IsolationError(f"nodes: no NUMA node is named; nodes with memory are {format_list(available)}")
+        for node in sorted(nodes):
+            address = Address(HUGEPAGES, f"node{node}/{_size(arguments['size'], node, view)}kB")
+            reserved[address] = reserved.get(address, 0) + pages
+            wanted = int(view.baseline(address)) + reserved[address]
+            view.assign(address, str(max(wanted, int(view.get(address)))))
+
+
+def _size(given: Any, node: int, view: View) -> int:
+    """The size of the pages in KiB: as given, or the kernel's default."""
+    sizes: List[int] = view.resources.hugepages.sizes(node)
+    if not sizes:
+        raise IsolationError("size: this kernel has no huge pages; it was built without CONFIG_HUGETLBFS")
+    match = re.match(r"([0-9]{1,9})(kB|K|M|G)\Z", given or f"{view.resources.memory.huge_page_size() >> 10}kB")
+    size = int(match[1]) * UNITS[match[2]] if match else 0
+    if size not in sizes:
+        there = ", ".join(f"{one}kB" for one in sizes)
+        raise IsolationError(f"size: {given!r} is not a size of huge pages on NUMA node {node}; there are {there}")
+    return size
+
+
+STEP = ReserveHugepages()
