@@ -19,6 +19,7 @@ from ..paths import RELOAD_DUE
 from ..text.cpus import format_list, parse_list
 from .host import Host
 from .kind import Kind
+from .notes import read_note
 from .stages import Stage, Write
 
 RUNTIME = "/run/systemd/system.control"
@@ -46,6 +47,14 @@ def unit_of(cgroup: str) -> Optional[str]:
     if _UNIT.match(last) and all(parent.endswith(".slice") for parent in parents):
         return last
     return None
+
+
+def _units(note: str) -> List[str]:
+    """Units by their names. Raises ValueError if there is another word, which systemctl might take for an option."""
+    for word in note.split():
+        if unit_of(f"/{word}") != word:
+            raise ValueError(f"{word!r} is not the name of a unit")
+    return note.split()
 
 
 class Systemd:
@@ -127,9 +136,13 @@ class Systemd:
             self._host.remove(path)
 
     def _reload_is_due(self, unit: str) -> None:
-        due = (self._host.read(RELOAD_DUE) or "").split()
+        due = self.reload_due()
         if unit not in due:
             self._host.save(RELOAD_DUE, " ".join([*due, unit]), 0o600)
+
+    def reload_due(self) -> List[str]:
+        """The units that systemd must read anew. Raises IsolationError if the note of them is not to be trusted."""
+        return read_note(self._host, RELOAD_DUE, _units) or []
 
     def reload_if_due(self) -> None:
         """Make systemd forget drop-ins that were removed, even by a run that was killed since.
@@ -137,7 +150,7 @@ class Systemd:
         A reload takes in whatever else was changed on disk and is slow, so only where systemd says that it is needed:
         a unit that was stopped meanwhile is read anew anyway.
         """
-        units = (self._host.read(RELOAD_DUE) or "").split()
+        units = self.reload_due()
         if not units:
             return
         for directory in (RUNTIME, TRANSIENT):
