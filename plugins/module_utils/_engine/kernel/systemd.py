@@ -210,4 +210,5 @@ class RuntimeDropIn(Kind):
 
     def valid_value(self, value: str) -> bool:
         """A CPU list, insisted or not, or none."""
-        return value == "none" or super().valid_value(value.replace(OVERRIDDEN, ""))
+        cpus = value[: -len(OVERRIDDEN)] if value.endswith(OVERRIDDEN) else value
+        return value == "none" or super().valid_value(cpus)

@@ -51,7 +51,7 @@ def refused(kernel: FakeKernel, path: str) -> str:
     """The sentence of every run that would write; and none does."""
     before = kernel.snapshot()
     kernel.log.clear()
-    runs: "list[Callable[[], Any]]" = [
+    runs: list[Callable[[], Any]] = [
         lambda: engine(kernel).apply("other", JOB),
         lambda: engine(kernel).revert(),
         lambda: engine(kernel).restore_prior({"irq.default:": "0-3"}),
