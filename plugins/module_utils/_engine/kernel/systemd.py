@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from typing import List, Optional
 
+from ..errors import IsolationError
 from ..paths import RELOAD_DUE
 from ..text.cpus import format_list, parse_list
 from .host import Host
@@ -94,7 +95,7 @@ class Systemd:
             self._host.remove(path)
 
     def override_value(self, unit: str, prop: str) -> Optional[str]:
-        """The list of that drop-in; None where there is none."""
+        """The list of that drop-in; None where there is none. Raises IsolationError if it is no list."""
         return self._listed(f"{RUNTIME}/{unit}.d/{FINAL_DROP_IN}-{prop}.conf", prop)
 
     def active(self, unit: str) -> bool:
@@ -116,7 +117,7 @@ class Systemd:
         return next((path for path in paths if self._host.exists(path)), None)
 
     def runtime_value(self, unit: str, prop: str) -> Optional[str]:
-        """The list that a runtime drop-in gives; None where there is no drop-in."""
+        """The list of the runtime drop-in; None where there is none. Raises IsolationError if it is no list."""
         path = self.drop_in(unit, prop)
         return self._listed(path, prop) if path else None
 
@@ -125,7 +126,13 @@ class Systemd:
         if text is None:
             return None
         values = [line.partition("=")[2] for line in text.splitlines() if line.startswith(prop + "=")]
-        return format_list(parse_list(",".join(values[-1].replace(",", " ").split()))) if values else ""
+        try:
+            return format_list(parse_list(",".join(values[-1].replace(",", " ").split()))) if values else ""
+        except ValueError as error:
+            raise IsolationError(
+                f"{path}: {prop}={values[-1][:80]!r} is not a list: {error}. Correct that file or remove it, then run"
+                " systemctl daemon-reload"
+            ) from None
 
     def drop_runtime_value(self, unit: str, prop: str) -> None:
         """Remove what set_property left behind; `reload_if_due` then makes systemd forget it."""

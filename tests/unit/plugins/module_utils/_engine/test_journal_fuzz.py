@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A journal in which anything may stand: it is refused and nothing is done, or the host can be given back all the same."""
+"""A journal in which anything may stand: it is refused and nothing is done, or it is good for a way back."""
 
 from __future__ import annotations
 
