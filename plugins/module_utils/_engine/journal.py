@@ -51,6 +51,8 @@ class JournalFile:
                 raise IsolationError(
                     f"another run has held {LOCK} for more than {timeout:g} s; wait for its end, or raise lock_timeout"
                 ) from None
+            except OSError as error:  # a directory, say
+                raise IsolationError(f"{LOCK} cannot be locked: {error}; look at it, and remove it") from None
             yield
 
     def load(self) -> Journal:

@@ -15,8 +15,11 @@ import json
 from typing import List, Optional, Set, Tuple
 
 from ..paths import LISTS_TO_WRITE_BACK
+from ..text.cgroup_path import is_valid
+from ..text.cpus import parse_list
 from .cgroup import Cgroups
 from .host import Host
+from .notes import read_note
 from .systemd import Systemd, unit_of
 
 PARTITION_FILE = "cpuset.cpus.partition"
@@ -93,17 +96,29 @@ class CgroupsV2(Cgroups):
 
     def finish(self) -> None:
         """Write back the lists that `inherit_again` took away, be it in a run that was killed."""
-        text = self.host.read(LISTS_TO_WRITE_BACK)
-        if text is None:
+        note = read_note(self.host, LISTS_TO_WRITE_BACK, _lists_to_write_back)
+        if note is None:
             return
-        try:
-            enabled, lists = json.loads(text)
-        except ValueError:
-            enabled, lists = [], []
+        enabled, lists = note
         for cgroup in enabled:
             if self.exists(cgroup):
                 self.host.write(self.file(cgroup, "cgroup.subtree_control"), "+cpuset")
         for cgroup, name, value in lists:
-            if self.exists(cgroup) and name in LISTS:
+            if self.exists(cgroup):
                 self.host.write(self.file(cgroup, name), value)
         self.host.remove(LISTS_TO_WRITE_BACK)
+
+
+def _lists_to_write_back(note: str) -> Tuple[List[str], List[Tuple[str, str, str]]]:
+    """Cgroups that had the controller enabled, and lists: cgroup, file, value. Raises ValueError or TypeError."""
+    enabled, lists = json.loads(note)
+    for cgroup in [*enabled, *(cgroup for cgroup, _name, _value in lists)]:
+        if not isinstance(cgroup, str) or not is_valid(cgroup):
+            raise ValueError(f"{cgroup!r} is not the path of a cgroup")
+    for cgroup, name, value in lists:
+        if name not in LISTS or cgroup == "/":
+            raise ValueError(f"{cgroup} has no list {name!r} to write")
+        if not isinstance(value, str):
+            raise ValueError(f"{value!r} is not a list")
+        parse_list(value)
+    return enabled, lists

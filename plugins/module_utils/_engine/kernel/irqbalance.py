@@ -63,7 +63,10 @@ class Irqbalance(Kind):
         except Refused:
             return NO_ANSWER
         match = re.search(r"BANNED ([0-9a-f,]+)", answer)
-        return format_list(parse_mask(match.group(1))) if match else NO_ANSWER
+        try:
+            return format_list(parse_mask(match.group(1))) if match else NO_ANSWER
+        except ValueError:
+            return NO_ANSWER
 
     def _just_sent(self, name: str) -> Optional[str]:
         """The ban that irqbalance does not show yet; None if there is none, or the note of it is not to be trusted."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Iterable, List, Optional
 
 from ..model import Address
-from ..text.cpus import parse_list
+from ..text.cpus import format_list, parse_list
 from .stages import Stage, Write
 
 
@@ -61,12 +61,14 @@ class Kind:
         raise NotImplementedError
 
     def valid_value(self, value: str) -> bool:
-        """Whether a saved value may be written here; a CPU list unless a kind says otherwise."""
+        """Whether a saved value may be written here; a CPU list unless a kind says otherwise.
+
+        Only as it would be read: written in another form (`3,1`, `0-7:1/2`), it would not seem to have been taken.
+        """
         try:
-            parse_list(value)
+            return format_list(parse_list(value)) == value
         except ValueError:
             return False
-        return True
 
     def depends_on(self, name: str) -> Optional[Address]:
         """The setting that says whether what this one belongs to exists; None if that is not up to a claim."""

@@ -28,7 +28,8 @@ EMULATOR = "emulator"
 
 def check_name(name: str) -> str:
     """A domain's name that may be part of a path. Raises ValueError."""
-    if name in ("", ".", "..") or len(os.fsencode(name)) > LONGEST or "/" in name or not name.isprintable():
+    # What is printable can be encoded.
+    if name in ("", ".", "..") or "/" in name or not name.isprintable() or len(os.fsencode(name)) > LONGEST:
         raise ValueError(f"{name[:40]!r} is not the name of a libvirt domain")
     return name
 

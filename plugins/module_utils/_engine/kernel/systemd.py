@@ -15,10 +15,12 @@ from __future__ import annotations
 import re
 from typing import List, Optional
 
+from ..errors import IsolationError
 from ..paths import RELOAD_DUE
 from ..text.cpus import format_list, parse_list
 from .host import Host
 from .kind import Kind
+from .notes import read_note
 from .stages import Stage, Write
 
 RUNTIME = "/run/systemd/system.control"
@@ -46,6 +48,14 @@ def unit_of(cgroup: str) -> Optional[str]:
     if _UNIT.match(last) and all(parent.endswith(".slice") for parent in parents):
         return last
     return None
+
+
+def _units(note: str) -> List[str]:
+    """Units by their names. Raises ValueError if there is another word, which systemctl might take for an option."""
+    for word in note.split():
+        if unit_of(f"/{word}") != word:
+            raise ValueError(f"{word!r} is not the name of a unit")
+    return note.split()
 
 
 class Systemd:
@@ -85,7 +95,7 @@ class Systemd:
             self._host.remove(path)
 
     def override_value(self, unit: str, prop: str) -> Optional[str]:
-        """The list of that drop-in; None where there is none."""
+        """The list of that drop-in; None where there is none. Raises IsolationError if it is no list."""
         return self._listed(f"{RUNTIME}/{unit}.d/{FINAL_DROP_IN}-{prop}.conf", prop)
 
     def active(self, unit: str) -> bool:
@@ -107,7 +117,7 @@ class Systemd:
         return next((path for path in paths if self._host.exists(path)), None)
 
     def runtime_value(self, unit: str, prop: str) -> Optional[str]:
-        """The list that a runtime drop-in gives; None where there is no drop-in."""
+        """The list of the runtime drop-in; None where there is none. Raises IsolationError if it is no list."""
         path = self.drop_in(unit, prop)
         return self._listed(path, prop) if path else None
 
@@ -116,7 +126,13 @@ class Systemd:
         if text is None:
             return None
         values = [line.partition("=")[2] for line in text.splitlines() if line.startswith(prop + "=")]
-        return format_list(parse_list(",".join(values[-1].replace(",", " ").split()))) if values else ""
+        try:
+            return format_list(parse_list(",".join(values[-1].replace(",", " ").split()))) if values else ""
+        except ValueError as error:
+            raise IsolationError(
+                f"{path}: {prop}={values[-1][:80]!r} is not a list: {error}. Correct that file or remove it, then run"
+                " systemctl daemon-reload"
+            ) from None
 
     def drop_runtime_value(self, unit: str, prop: str) -> None:
         """Remove what set_property left behind; `reload_if_due` then makes systemd forget it."""
@@ -127,9 +143,13 @@ class Systemd:
             self._host.remove(path)
 
     def _reload_is_due(self, unit: str) -> None:
-        due = (self._host.read(RELOAD_DUE) or "").split()
+        due = self.reload_due()
         if unit not in due:
             self._host.save(RELOAD_DUE, " ".join([*due, unit]), 0o600)
+
+    def reload_due(self) -> List[str]:
+        """The units that systemd must read anew. Raises IsolationError if the note of them is not to be trusted."""
+        return read_note(self._host, RELOAD_DUE, _units) or []
 
     def reload_if_due(self) -> None:
         """Make systemd forget drop-ins that were removed, even by a run that was killed since.
@@ -137,7 +157,7 @@ class Systemd:
         A reload takes in whatever else was changed on disk and is slow, so only where systemd says that it is needed:
         a unit that was stopped meanwhile is read anew anyway.
         """
-        units = (self._host.read(RELOAD_DUE) or "").split()
+        units = self.reload_due()
         if not units:
             return
         for directory in (RUNTIME, TRANSIENT):
@@ -197,4 +217,5 @@ class RuntimeDropIn(Kind):
 
     def valid_value(self, value: str) -> bool:
         """A CPU list, insisted or not, or none."""
-        return value == "none" or super().valid_value(value.replace(OVERRIDDEN, ""))
+        cpus = value[: -len(OVERRIDDEN)] if value.endswith(OVERRIDDEN) else value
+        return value == "none" or super().valid_value(cpus)

@@ -25,6 +25,8 @@ PF_KTHREAD = 0x00200000
 PF_NO_SETAFFINITY = 0x04000000
 SCHED_DEADLINE = 6
 
+NUMBERS = 1 << 31  # of tasks: those of a system call's pid_t, where 0 is the caller
+
 
 class TaskId(NamedTuple):
     """The one name of a task that is never used again: its number, and when it began."""
@@ -39,7 +41,9 @@ class TaskId(NamedTuple):
     def parse(cls, text: str) -> Optional[TaskId]:
         """`NUMBER:START`; None if this is not one."""
         number, _colon, start = text.partition(":")
-        return cls(int(number), int(start)) if is_number(number) and is_number(start) else None
+        if not (is_number(number) and is_number(start)) or not 0 < int(number) < NUMBERS:
+            return None
+        return cls(int(number), int(start))
 
 
 class Task(NamedTuple):

@@ -12,7 +12,7 @@ Source: Documentation/admin-guide/kernel-parameters.rst (CPU lists), cpuset(7) (
 from __future__ import annotations
 
 import re
-from typing import FrozenSet, Iterable, List
+from typing import FrozenSet, Iterable, List, Set
 
 CpuSet = FrozenSet[int]
 
@@ -22,6 +22,7 @@ NONE: CpuSet = frozenset()
 LIMIT = 1 << 16
 
 _RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18})(?::(\d{1,9})/(\d{1,9}))?)?\Z", re.ASCII)
+_MASK = re.compile(r"(?:[0-9A-Fa-f]+(?:,[0-9A-Fa-f]+)*)?\Z")
 
 
 def is_number(text: str) -> bool:
@@ -56,7 +57,10 @@ def parse_list(text: str) -> CpuSet:
     text = text.strip()
     if not text:
         return NONE
-    return frozenset().union(*(parse_range(part.strip()) for part in text.split(",")))
+    cpus: Set[int] = set()
+    for part in text.split(","):  # one after the other: a thousand times 0-65535 must not fill the memory, either
+        cpus.update(parse_range(part.strip()))
+    return frozenset(cpus)
 
 
 def format_list(cpus: Iterable[int]) -> str:
@@ -71,8 +75,14 @@ def format_list(cpus: Iterable[int]) -> str:
 
 
 def parse_mask(text: str) -> CpuSet:
-    """The set that a CPU mask such as `ff,ffffffff` writes: hexadecimal, groups of 32 bits."""
-    bits = int(text.strip().replace(",", "") or "0", 16)
+    """The set that a CPU mask such as `ff,ffffffff` writes: hexadecimal, groups of 32 bits.
+
+    Raises ValueError with what was expected.
+    """
+    text = text.strip()
+    if not _MASK.match(text) or len(text.replace(",", "")) > LIMIT // 4:
+        raise ValueError("expected a CPU mask such as ff,ffffffff")
+    bits = int(text.replace(",", "") or "0", 16)
     return frozenset(n for n in range(bits.bit_length()) if bits >> n & 1)
 
 

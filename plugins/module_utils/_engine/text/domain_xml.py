@@ -42,7 +42,8 @@ def parse(text: bytes) -> Domain:
     if len(text) > LIMIT:
         raise IsolationError(f"the domain's XML has {len(text)} bytes; more than {LIMIT} are not read")
     reader = _Reader()
-    parser = expat.ParserCreate()
+    # As libvirt writes it, whatever encoding it declares: Python has some that raise anything.
+    parser = expat.ParserCreate("UTF-8")
     parser.StartElementHandler = reader.start
     parser.EndElementHandler = reader.end
     parser.CharacterDataHandler = reader.characters

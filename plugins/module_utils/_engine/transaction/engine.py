@@ -232,6 +232,7 @@ class Engine:
 
     def _load(self, check: bool) -> Journal:
         journal = self.journal_file.load()
+        self.resources.systemd.reload_due()  # one that is not to be trusted is found before anything is changed
         if not check:
             self.resources.cgroups.finish()
         return journal

@@ -198,3 +198,11 @@ def test_of_two_runs_at_the_same_moment_the_second_waits_and_then_proceeds(monke
         other.join()
         assert has_to_wait.is_set()
         assert order == ["first", "second"]
+
+
+def test_a_lock_that_is_no_file_is_said() -> None:
+    with booted() as kernel:
+        os.makedirs(kernel.root + LOCK)
+        with pytest.raises(IsolationError, match=f"{LOCK} cannot be locked: .*remove it"):
+            engine(kernel).apply("vm", JOB)
+        assert kernel.log == []

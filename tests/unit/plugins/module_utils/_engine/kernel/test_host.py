@@ -116,3 +116,10 @@ def test_saving_sets_the_mode_whatever_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert os.stat(tmp_path / "x").st_mode & 0o777 == 0o755
+
+
+def test_what_is_no_file_cannot_be_removed_as_one(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {"/x/y/z": ""})
+    with pytest.raises(Refused, match="/x/y refused 'its removal': Is a directory"):
+        host.remove("/x/y")
+    assert host.log == []

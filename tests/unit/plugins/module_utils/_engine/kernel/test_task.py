@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.task import (
     PF_NO_SETAFFINITY,
     Affinity,
+    TaskId,
     identify,
     read_task,
 )
@@ -43,3 +45,9 @@ def test_a_thread_that_the_kernel_binds_is_known(tmp_path: Path) -> None:
     task = read_task(host, 12)
     assert task and task.is_bound and not task.is_kernel_thread
     assert read_task(host, 13) is None
+
+
+@pytest.mark.parametrize("name", ["0:1", "2147483648:1", "99999999999:1", "1", "1:", "²:1", "-1:1", "1:2:3", "1:1e3"])
+def test_what_is_no_task_is_no_address(name: str) -> None:
+    """A number that no system call takes is an OverflowError, and 0 is the caller itself."""
+    assert TaskId.parse(name) is None and TaskId.parse("1:2") == TaskId(1, 2)
