@@ -233,11 +233,13 @@ class Host:
         self.note_write(f"saved {path}")
 
     def remove(self, path: str) -> None:
-        """Remove a file of our own, if it is there."""
+        """Remove a file of our own, if it is there. Raises Refused."""
         try:
             os.unlink(self.path(path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
+        except OSError as error:
+            raise Refused.of(error, path, "its removal") from error
         self.note_write(f"removed {path}")
 
     def remove_empty(self, path: str) -> None:

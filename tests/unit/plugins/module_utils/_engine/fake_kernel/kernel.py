@@ -201,6 +201,9 @@ class FakeKernel(Host):
         self.note_write(what)
 
     def remove(self, path: str) -> None:
+        error = self.refuse and self.exists(path) and self.refuse(f"removed {path}")
+        if error:
+            raise Refused.of(error, path, "its removal")
         if path.startswith(OWN):
             super().remove(path)
         elif self.part(Files).remove(path):

@@ -55,6 +55,14 @@ def test_removing_what_is_not_there_is_no_write(tmp_path: Path) -> None:
     assert host.writes == 2 and not host.exists("/run/x")
 
 
+def test_a_refused_removal_is_a_sentence_too(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {"/run/x/y": ""})
+    host.remove("/run/x/y/z")
+    with pytest.raises(Refused, match="/run/x refused 'its removal': "):
+        host.remove("/run/x")
+    assert host.writes == 0
+
+
 def test_a_failing_command_is_refused_with_what_it_printed(tmp_path: Path) -> None:
     host = FakeHost(str(tmp_path), {})
     host.answers["start"] = (5, "", "Unit x.slice not found.\n")

@@ -10,7 +10,7 @@ import contextlib
 import io
 import json
 import os
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Optional
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError, TimeLimit
@@ -70,6 +70,25 @@ def two_domains() -> Iterator[FakeKernel]:
 def partition(kernel: FakeKernel) -> str:
     """The kind of partition that the VMs are in."""
     return str(kernel.read(f"{CGROUP}/machine.slice/cpuset.cpus.partition"))
+
+
+def ring(kernel: FakeKernel, door: str, number: int, error: Exception) -> None:
+    """Have this raised at the write or the read number `number` from now on, once."""
+    left = [number]
+
+    def count(_what: str) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise error
+
+    def read(path: str) -> Optional[str]:
+        count(path)
+        return FakeKernel.read(kernel, path)
+
+    if door == "write":
+        kernel.watch = count
+    else:
+        kernel.read = read  # type: ignore[method-assign]
 
 
 def test_domains_come_and_go() -> None:
@@ -286,3 +305,45 @@ def test_a_time_limit_in_the_middle_of_the_writes_gives_everything_back(number: 
             event.carry_out()
         kernel._wrote = None
         assert kernel.snapshot() == before and not claims(kernel)
+
+
+@pytest.mark.parametrize("error", [TimeLimit("too late"), OSError(5, "too late"), RuntimeError("too late")], ids=repr)
+@pytest.mark.parametrize(("door", "stride"), [("write", 2), ("read", 23)])
+def test_whatever_fails_the_claims_of_others_have_their_partition_back(
+    error: Exception, door: str, stride: int
+) -> None:
+    count = 0
+    while True:
+        count += stride
+        with two_domains() as kernel:
+            configured(kernel, domain_file("three"))
+            idle, left = kernel.snapshot(), "1-3,5-6"
+            happens(kernel, "one", "prepare", xml("one", "4"))
+            happens(kernel, "three", "prepare", xml("three", "7"))
+            kernel.part(Cgroups).make("/machine.slice/libpod.scope")
+            kernel.add_thread(500, "/machine.slice/libpod.scope", "0-7")
+            before, steps = kernel.snapshot(), {name: claim["steps"] for name, claim in claims(kernel).items()}
+            ring(kernel, door, count, error)
+            sentence = ""
+            try:
+                happens(kernel, "two", "prepare", xml("two", "6"))
+            except Exception as raised:
+                sentence = str(raised)
+            ring(kernel, door, 0, error)
+            if not sentence:
+                assert count > 30 and partition(kernel) == "member" and set(claims(kernel)) == {"one", "two", "three"}
+                return
+            assert "too late" in sentence
+            now = kernel.snapshot()
+            # The kernel empties no list of a cgroup with tasks: such a one has all that the partition leaves.
+            kept = [line for line in now if line.endswith("/cpuset.cpus") and (before[line], now[line]) == ("", left)]
+            assert {**now, **dict.fromkeys(kept, "")} == before, f"{door} {count}: {sentence}"
+            assert partition(kernel) == "isolated"
+            assert {name: claim["steps"] for name, claim in claims(kernel).items()} == steps, (
+                f"{door} {count}: {sentence}"
+            )
+            del kernel.threads[500]
+            kernel.part(Cgroups).remove("/machine.slice/libpod.scope")
+            for name in steps:
+                happens(kernel, name, "release")
+            assert kernel.snapshot() == idle, f"{door} {count}"

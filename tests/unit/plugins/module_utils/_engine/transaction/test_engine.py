@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import errno
 import json
-from typing import Optional
+from typing import Callable, Optional
 
 import pytest
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError, TimeLimit
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import JOURNAL
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Outcome
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import (
@@ -468,6 +468,73 @@ def test_a_rollback_that_fails_says_so_and_restore_goes_on() -> None:
         outcome = engine(kernel).revert()
         assert back_to(before, kernel, outcome)
         assert journal_of(kernel) is None
+
+
+def raising(number: int, error: Exception) -> Callable[[str], None]:
+    """A watcher that raises this after the write number `number`."""
+    left = [number]
+
+    def watch(_what: str) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise error
+
+    return watch
+
+
+ANY_ERROR = pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "OSError: [Errno 5] Input/output error"),
+        (TimeLimit("this took too long"), "this took too long"),
+        (ZeroDivisionError("x"), "ZeroDivisionError: x"),
+    ],
+)
+
+
+@ANY_ERROR
+def test_whatever_fails_at_any_write_of_a_claim_is_rolled_back_and_said_in_one_sentence(
+    error: Exception, words: str
+) -> None:
+    count = 0
+    while True:
+        count += 1
+        with booted(HARD) as kernel:
+            engine(kernel).apply("first", whole_job("6-7", "slices"))
+            before, journal = kernel.snapshot(), journal_of(kernel)
+            kernel.watch = raising(count, error)
+            try:
+                engine(kernel).apply("vm", whole_job("4-5", "slices"))
+            except IsolationError as raised:
+                assert str(raised) == f"{words}. Everything is back as it was"
+            else:
+                assert count > 10
+                return
+            assert kernel.snapshot() == before and journal_of(kernel) == journal, f"write {count}"
+
+
+@ANY_ERROR
+def test_whatever_fails_at_any_write_of_one_step_is_rolled_back_and_said_in_one_sentence(
+    error: Exception, words: str
+) -> None:
+    count = 0
+    while True:
+        count += 1
+        with booted(HARD) as kernel:
+            before = kernel.snapshot()
+            kernel.watch = raising(count, error)
+            sentence = ""
+            try:
+                engine(kernel).once(step("reserve_cpus", cpus="4-7", strategy="slices"))
+            except IsolationError as raised:
+                sentence = str(raised)
+            if not sentence:
+                assert count > 10
+                return
+            assert sentence.startswith(f"{words}. Everything is back as it was")
+            if "but for cgroup.cpus:/init.scope: the kernel empties no list" in sentence:
+                before[f"{CGROUP}/init.scope/cpuset.cpus"] = "0-7"
+            assert kernel.snapshot() == before, f"write {count}"
 
 
 # (g) satisfied, and drift
