@@ -274,6 +274,64 @@ def test_what_is_configured_may_change_while_an_event_waits() -> None:
         assert event.carry_out() == [] and not claims(kernel)
 
 
+def reconfigured(kernel: FakeKernel, to: Any) -> None:
+    """The domain one is configured anew: required or not, or its file is gone, spoilt or anybody's."""
+    path = domain_file("one")
+    if isinstance(to, bool):
+        configured(kernel, path, required=to)
+    elif to == "gone":
+        os.unlink(kernel.root + path)
+    elif to == "spoilt":
+        with open(kernel.root + path, "w", encoding="utf-8") as stream:
+            stream.write("{")
+    else:
+        os.chmod(kernel.root + path, 0o666)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("second", "required"),
+    [(True, True), (False, False), ("gone", False), ("spoilt", True), ("anybody's", True)],
+)
+def test_whether_a_domain_may_start_is_said_by_the_second_reading(first: bool, second: Any, required: bool) -> None:
+    with two_domains() as kernel:
+        configured(kernel, domain_file("one"), required=first, timeout=5)
+        event = Event("one", "prepare", kernel, io.BytesIO(xml("one", "4,9")))
+        event.configure()
+        assert event.required is first
+        reconfigured(kernel, second)
+        if required:
+            with pytest.raises(IsolationError, match=r"CPU 9 is not online|one\.json"):
+                event.carry_out()
+        else:
+            event.carry_out()
+        assert event.required is required and not claims(kernel)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(("second", "required"), [(True, True), (False, False)])
+def test_without_a_file_of_its_own_the_default_says_it(first: bool, second: bool, required: bool) -> None:
+    with two_domains() as kernel:
+        configured(kernel, domain_file("one"), required=first, timeout=5)
+        configured(kernel, DEFAULT, required=second)
+        event = Event("one", "prepare", kernel, io.BytesIO())
+        event.configure()
+        assert (event.required, event.timeout) == (first, 5)
+        os.unlink(kernel.root + domain_file("one"))
+        event.configure()
+        assert (event.required, event.timeout) == (required, 60)
+
+
+def test_of_a_file_that_is_gone_no_time_limit_is_left() -> None:
+    with two_domains() as kernel:
+        configured(kernel, domain_file("one"), timeout=5)
+        event = Event("one", "prepare", kernel, io.BytesIO())
+        event.configure()
+        os.unlink(kernel.root + domain_file("one"))
+        event.configure()
+        assert (event.required, event.timeout) == (False, 60)
+
+
 def test_a_nested_partition_of_libvirt_s_is_isolated_by_slices() -> None:
     with two_domains() as kernel:
         before = kernel.snapshot()
