@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.task import (
     PF_NO_SETAFFINITY,
     Affinity,
+    TaskId,
     identify,
     read_task,
 )
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def stat(name: str, flags: int, start: int) -> str:
@@ -43,3 +47,13 @@ def test_a_thread_that_the_kernel_binds_is_known(tmp_path: Path) -> None:
     task = read_task(host, 12)
     assert task and task.is_bound and not task.is_kernel_thread
     assert read_task(host, 13) is None
+
+
+@pytest.mark.parametrize("text", ["²:1", "1:٣", "1:", ":1", "1", "1:2:3", "-1:2", "1_0:2", "1:2\n", ""])
+def test_a_task_is_named_by_two_numbers_in_plain_digits(text: str) -> None:
+    assert TaskId.parse(text) is None
+
+
+@given(st.integers(0, 10**18 - 1), st.integers(0, 10**18 - 1))
+def test_a_task_s_name_leads_back_to_it(number: int, start: int) -> None:
+    assert TaskId.parse(str(TaskId(number, start))) == TaskId(number, start)

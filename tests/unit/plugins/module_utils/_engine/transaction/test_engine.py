@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
-from typing import Callable, Optional
+from typing import Callable, Iterable, Optional
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError, TimeLimit
@@ -736,3 +736,57 @@ def test_a_task_in_a_unit_of_its_own() -> None:
     with booted(baseline) as kernel:
         engine(kernel).apply("vm", whole_job("4-7", "partition"))
         assert kernel.threads[100].cpus == numbers("0-3")
+
+
+def test_each_of_several_actions_of_one_name_has_its_own_report() -> None:
+    with booted() as kernel:
+        drop = step("drop_caches", sync=False)
+        steps = [drop, step("compact_memory", nodes=["0"]), drop, step("compact_memory", nodes=["1"]), drop]
+        actions = engine(kernel).apply("vm", steps).actions
+        assert set(actions) == {"drop_caches", "drop_caches:3", "drop_caches:5", "compact_memory", "compact_memory:4"}
+        assert [blocks["node"] for blocks in actions["compact_memory"]["free_huge_blocks"]] == [0]
+        assert [blocks["node"] for blocks in actions["compact_memory:4"]["free_huge_blocks"]] == [1]
+        assert len(kernel.acted) == 5
+
+
+def test_the_position_of_an_action_is_that_in_the_list_of_steps() -> None:
+    with booted() as kernel:
+        quiet = step("cpu_governor", governor="performance")
+        steps = [quiet, step("drop_caches", sync=False), step("irq_affinity", cpus="7"), step("drop_caches", sync=True)]
+        assert set(engine(kernel).apply("vm", steps).actions) == {"drop_caches", "drop_caches:4"}
+        assert engine(kernel).once(step("drop_caches")).actions == {"drop_caches": {"freed_bytes": 0}}
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize(
+    "given_names",
+    [
+        lambda: ["a", "typo", "a", "b", "typo"],
+        lambda: (name for name in ("a", "typo", "a", "b", "typo")),
+        lambda: iter({"a": 0, "typo": 0, "b": 0}),
+        lambda: ("typo", "b", "a"),
+    ],
+)
+def test_names_come_back_once_each_and_the_word_about_an_unknown_one_is_kept(
+    given_names: Callable[[], Iterable[str]], check: bool
+) -> None:
+    with booted() as kernel:
+        before = kernel.snapshot()
+        for name, cpus in (("a", "4"), ("b", "5"), ("c", "6")):
+            engine(kernel).apply(name, [step("irq_affinity", cpus=cpus)])
+        outcome = engine(kernel).revert(given_names(), check)
+        assert sorted(outcome.notes["claims"]) == ["a", "b"] and outcome.changed
+        assert outcome.warnings == ["there is no claim typo on this host; there are: a, b, c"]
+        left = engine(kernel).inspect()[0].claims
+        assert set(left) == ({"a", "b", "c"} if check else {"c"})
+        engine(kernel).revert(iter(list(left)))
+        assert kernel.snapshot() == before
+
+
+def test_an_empty_list_of_names_reverts_nothing() -> None:
+    with booted() as kernel:
+        engine(kernel).apply("vm", whole_job("4-7", "slices"))
+        for names in ([], iter(())):
+            outcome = engine(kernel).revert(names)
+            assert not outcome.changed and outcome.notes["claims"] == [] and outcome.warnings == []
+        assert set(engine(kernel).inspect()[0].claims) == {"vm"}
