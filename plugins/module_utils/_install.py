@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from typing import Iterable, Iterator, List, Mapping, Optional, Set
+from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set
 
 from ._engine.errors import IsolationError, sentence_of
 from ._engine.kernel.host import TEMPORARY_SUFFIX, Host
@@ -49,6 +49,7 @@ class Installation:
     def __init__(self, host: Host, check: bool) -> None:
         self._host = host
         self._check = check
+        self._put_back: Dict[str, Callable[[], None]] = {}  # of each file that was changed, what undoes that
 
     def hook(self, wanted: Mapping[str, File]) -> List[Difference]:
         """Have libvirt's hook with these files. A libvirt that has not seen a hook before is asked to look."""
@@ -62,8 +63,9 @@ class Installation:
         """Have no hook, and no runner if no claim persists."""
         found = self._change({}, (HOOK, HOOK + TEMPORARY_SUFFIX, LIBVIRT, *([] if self.persistent() else [RUNNER])))
         if found:
-            self._tidy()
-            self._reload_libvirt()
+            with self._undone_on_failure(found):
+                self._tidy()
+                self._reload_libvirt()
         return found
 
     def persistent(self) -> Set[str]:
@@ -77,31 +79,36 @@ class Installation:
         found = self._change({**runner_files(), **wanted}, (RUNNER,))
         written = list(found)
         unit = f"vfio-isolation@{escape(claim)}.service"
-        state = self._host.ask("systemctl", "show", "--value", "-p", "UnitFileState,ActiveState", "--", unit)
-        if set((state or "").split()) != {"active", "enabled"}:
+        state = self._state(unit)
+        if state != {"active", "enabled"}:
             found.append(Difference(f"{WANTS}/{unit}", None, File("enabled and started")))
         if not self._check and any(change.path in (UNIT, f"{WANTS}/{unit}") for change in found):
-            with self._undone_on_failure(written, unit):
+            with self._undone_on_failure(written, {unit: state}):
                 self._host.change("systemctl", "daemon-reload")
                 self._host.change("systemctl", "enable", "--now", "--", unit)
         return found
 
     def stop_persisting(self, claims: Optional[Iterable[str]]) -> List[Difference]:
-        """Have claims (all, if None) not come back at boot, and no runner if nothing needs it."""
+        """Have claims (all, if None) not come back at boot, and no runner if nothing needs it.
+
+        If that fails, nothing is changed. Raises IsolationError.
+        """
         instances = self.persistent()
         leaving = instances if claims is None else instances & {escape(claim) for claim in claims}
         if not leaving:
             return []
+        names = [f"vfio-isolation@{instance}.service" for instance in sorted(leaving)]
+        units = {} if self._check else {unit: self._state(unit) for unit in names}
         # The claims' files first: without its file, a unit that stops leaves its claim as it is.
         found = self._change({}, [f"{CLAIMS}/{instance}.json" for instance in leaving])
-        if not self._check:
-            units = (f"vfio-isolation@{instance}.service" for instance in sorted(leaving))
-            self._host.change("systemctl", "disable", "--now", "--", *units)
-        if leaving == instances:
-            found += self._change({}, [UNIT, *([] if self._host.exists(HOOK) else [RUNNER])])
-            self._tidy()
+        with self._undone_on_failure(found, units):
             if not self._check:
-                self._host.change("systemctl", "daemon-reload")
+                self._host.change("systemctl", "disable", "--now", "--", *names)
+            if leaving == instances:
+                found += self._change({}, [UNIT, *([] if self._host.exists(HOOK) else [RUNNER])])
+                self._tidy()
+                if not self._check:
+                    self._host.change("systemctl", "daemon-reload")
         return found
 
     def _change(self, wanted: Mapping[str, File], owned: Iterable[str]) -> List[Difference]:
@@ -113,12 +120,10 @@ class Installation:
             if before != (after and after._replace(text=after.text.rstrip("\n"))):
                 found.append(Difference(path, before, after))
         if not self._check:
-            # The hook is there last and goes first: it needs the others, which by their paths come behind it.
-            ordered = [change for change in reversed(found) if change.after is not None]
-            ordered += [change for change in found if change.after is None]
             written: List[Difference] = []
             with self._undone_on_failure(written):
-                for change in ordered:
+                for change in _in_order(found):
+                    self._put_back[change.path] = self._host.keep(change.path)
                     written.append(change)
                     self._put(change.path, change.after)
         return found
@@ -130,23 +135,41 @@ class Installation:
             self._host.save(path, file.text, file.mode)
 
     @contextlib.contextmanager
-    def _undone_on_failure(self, written: List[Difference], unit: Optional[str] = None) -> Iterator[None]:
-        """Put back what was written, and disable the unit, if what is done in here fails."""
+    def _undone_on_failure(
+        self, written: Sequence[Difference], units: Optional[Mapping[str, Set[str]]] = None
+    ) -> Iterator[None]:
+        """If what is done in here fails, put back what was written, and give units the states that they had."""
+        known = units or {}
         try:
             yield
         except Exception as error:
-            try:
-                for change in reversed(written):
-                    before = change.before
-                    self._put(change.path, before and before._replace(text=before.text + "\n"))
-                if unit and any(change.path.startswith(CLAIMS) and change.before is None for change in written):
-                    # Without its file, a unit that stops leaves its claim as it is.
-                    self._host.ask("systemctl", "disable", "--now", "--", unit)
-                    self._host.ask("systemctl", "daemon-reload")
-                self._tidy()
-            except IsolationError as also:
-                raise IsolationError(f"{sentence_of(error)}; what was written stays: {also}") from error
+            failures = []
+            for unit, states in known.items():
+                if "enabled" not in states:
+                    self._host.ask("systemctl", "disable", "--", unit)  # as long as its file is there
+            for change in _in_order([Difference(path, after, before) for path, before, after in written]):
+                try:
+                    self._put_back.get(change.path, lambda: None)()
+                except IsolationError as also:
+                    failures.append(str(also))
+            for unit, states in known.items():
+                if "active" not in states:
+                    self._host.ask("systemctl", "stop", "--", unit)
+            if known:
+                self._host.ask("systemctl", "daemon-reload")
+            for unit, states in known.items():
+                for state, verb in (("enabled", "enable"), ("active", "start")):
+                    if state in states:
+                        self._host.ask("systemctl", verb, "--", unit)
+            self._tidy()
+            if failures:
+                raise IsolationError(f"{sentence_of(error)}; what was written stays: {'; '.join(failures)}") from error
             raise
+
+    def _state(self, unit: str) -> Set[str]:
+        """The words that systemd has for a unit, such as `active` and `enabled`."""
+        state = self._host.ask("systemctl", "show", "--value", "-p", "UnitFileState,ActiveState", "--", unit)
+        return set((state or "").split())
 
     def _tidy(self) -> None:
         """Remove what is left of directories."""
@@ -165,6 +188,13 @@ class Installation:
             state = self._host.ask("systemctl", "show", "--value", "-p", "ActiveState", "--", unit)
             if (state or "").strip() == "active":
                 self._host.change("systemctl", "reload", "--", unit)
+
+
+def _in_order(changes: Sequence[Difference]) -> List[Difference]:
+    """The hook is there last and goes first: it needs the others, which by their paths come behind it."""
+    by_path = sorted(changes, key=lambda change: change.path)
+    coming = [change for change in reversed(by_path) if change.after is not None]
+    return coming + [change for change in by_path if change.after is None]
 
 
 def _present(host: Host, path: str) -> Optional[File]:

@@ -212,6 +212,9 @@ class Host:
 
     def save(self, path: str, text: str, mode: int = 0o644) -> None:
         """Put a file of our own in place, whole or not at all, and durable. Raises Refused."""
+        self._replace(path, text.encode(), mode)
+
+    def _replace(self, path: str, content: bytes, mode: int, owner: Tuple[int, int] = (-1, -1)) -> None:
         target = self.path(path)
         beside = target + TEMPORARY_SUFFIX
         try:
@@ -221,10 +224,11 @@ class Host:
             finally:
                 os.umask(previous)
             descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(text)
+            with open(descriptor, "wb") as stream:
+                stream.write(content)
                 stream.flush()
                 os.fsync(descriptor)
+                os.fchown(descriptor, *owner)
             # Not before it is whole: libvirt runs every executable in a directory of hooks.
             os.chmod(beside, mode)
             os.replace(beside, target)
@@ -232,11 +236,38 @@ class Host:
             raise Refused.of(error, path, "a new version of the file") from error
         self.note_write(f"saved {path}")
 
+    def keep(self, path: str) -> Callable[[], None]:
+        """Remember what is at a path: a file, a link in its place, or nothing.
+
+        Returns what puts it back, byte for byte, with its owner and mode; that raises Refused.
+        """
+        try:
+            status = os.lstat(self.path(path))
+            if stat.S_ISLNK(status.st_mode):
+                link = os.readlink(self.path(path))
+                return lambda: self._link(path, link)
+            with open(self.path(path), "rb") as stream:
+                content = stream.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return lambda: self.remove(path)
+        except OSError:  # a directory, say, which `save` does not replace
+            return lambda: None
+        owner = (status.st_uid, status.st_gid)
+        return lambda: self._replace(path, content, stat.S_IMODE(status.st_mode), owner)
+
+    def _link(self, path: str, link: str) -> None:
+        self.remove(path)
+        try:
+            os.symlink(link, self.path(path))
+        except OSError as error:
+            raise Refused.of(error, path, f"a link to {link}") from error
+        self.note_write(f"saved {path}")
+
     def remove(self, path: str) -> None:
         """Remove a file of our own, if it is there. Raises Refused."""
         try:
             os.unlink(self.path(path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:  # a directory, say
             raise Refused.of(error, path, "its removal") from error

@@ -53,7 +53,8 @@ class Event:
 
     def configure(self) -> None:
         """Read what the domain is configured to. Raises IsolationError."""
-        self._variables = {}
+        # What an earlier reading has found counts no more.
+        self._variables, self.timeout = {}, TIMEOUT
         self.required = self.operation == "prepare"
         try:
             check_name(self.name)

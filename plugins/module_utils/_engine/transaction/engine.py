@@ -165,7 +165,8 @@ class Engine:
             try:
                 actions = writer.run(plan, [step], UNCLAIMED)
             except Exception as error:
-                done = [*plan.changes, *writer.swept.get(UNCLAIMED, [])]
+                # Also what was to be kept: the kernel has reset it.
+                done = [*plan.changes, *plan.keeps, *writer.swept.get(UNCLAIMED, [])]
                 back = self._fold_prior(journal, {change.address: change.before for change in done})
                 undo = self._writer(back)
                 raise _rolled_back(error, undo.restore(back), undo.skips) from error

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import List
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import pytest
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError, Refused
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import DEFAULT, ROOT, domain_file
 from ansible_collections.vfio.isolation.plugins.module_utils._host_files import (
     HOOK,
     RUNNER,
     UNIT,
+    WANTS,
     claim_file,
     hook_files,
     runner_files,
@@ -29,6 +30,8 @@ from ansible_collections.vfio.isolation.plugins.module_utils._install import (
     check_python,
 )
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, step
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import booted
 
 PYTHON = "/usr/bin/python3"
 LIBVIRTD = ("systemctl", "reload", "--", "libvirtd.service")
@@ -159,3 +162,237 @@ def test_a_python_that_cannot_run_the_engine(tmp_path: Path, python: str) -> Non
         check_python(host, "/old")
     host.answers["-I"] = (0, "3 11\n", "")
     check_python(host, "/old")
+
+
+# All or nothing
+
+
+class HostWithSystemd(FakeHost):
+    """A host whose systemd enables and starts units; `refused` are the commands that fail, by verb or unit.
+
+    systemd disables no unit without a file, and runs what it started until it is stopped.
+    """
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root, {"/etc/libvirt/libvirtd.conf": "", "/etc/systemd/system/other.service": ""})
+        self.active: Set[str] = {"libvirtd.service", "virtqemud.service"}
+        self.refused: Set[str] = set()
+        self.unwritable: Set[str] = set()
+
+    def _answer(self, argv: Sequence[str]) -> Tuple[int, str, str]:
+        self.commands.append(tuple(argv))
+        verb, units = argv[1], [word for word in argv[2:] if word.endswith(".service")]
+        if verb == "show":
+            (unit,) = units
+            enabled = "enabled" if os.path.lexists(self.path(f"{WANTS}/{unit}")) else "disabled"
+            known = {"ActiveState": "active" if unit in self.active else "inactive", "UnitFileState": enabled}
+            return 0, "".join(f"{known[name]}\n" for name in known if name in argv[4]), ""
+        done = [self._carry_out(verb, unit) for verb in self._verbs(argv) for unit in units or [""]]
+        return (0, "", "") if all(done) else (1, "", f"Failed to {verb}")
+
+    def _verbs(self, argv: Sequence[str]) -> List[str]:
+        also = {"enable": ["start"], "disable": ["stop"]}.get(argv[1], []) if "--now" in argv else []
+        return [argv[1], *also]
+
+    def _carry_out(self, verb: str, unit: str) -> bool:
+        if {verb, unit} & self.refused:
+            return False
+        link = self.path(f"{WANTS}/{unit}")
+        if verb in ("enable", "disable") and not self.exists(UNIT):
+            return False
+        if verb == "enable" and not os.path.lexists(link):
+            os.makedirs(os.path.dirname(link), exist_ok=True)
+            os.symlink(UNIT, link)
+        elif verb == "disable" and os.path.lexists(link):
+            os.unlink(link)
+        elif verb == "start":
+            self.active.add(unit)
+        elif verb == "stop":
+            self.active.discard(unit)
+        return True
+
+    def save(self, path: str, text: str, mode: int = 0o644) -> None:
+        if path in self.unwritable:
+            raise Refused(path, "a new version of the file", "No space left on device (ENOSPC)")
+        super().save(path, text, mode)
+
+    def remove(self, path: str) -> None:
+        if path in self.unwritable:
+            raise Refused(path, "its removal", "Read-only file system (EROFS)")
+        super().remove(path)
+
+    def everything(self) -> Dict[str, Any]:
+        """Each file with its bytes and mode, each link, each unit that runs."""
+        found: Dict[str, Any] = dict.fromkeys(self.active, "active")
+        for path in Path(self.root).rglob("*"):
+            if path.is_symlink():
+                found[str(path)] = os.readlink(path)
+            elif not path.is_dir():
+                found[str(path)] = (path.read_bytes(), path.stat().st_mode)
+        return found
+
+
+CLAIM = "win 11"
+VM_UNIT = "vfio-isolation@win\\x2011.service"
+STEPS = [{"drop_caches": {"sync": True}}]
+
+
+def hand_made(host: HostWithSystemd) -> None:
+    """Files of ours that somebody has edited: without an end, not UTF-8, of another mode, a link."""
+    for path, text, mode in (
+        (claim_file(CLAIM), b"{ no end", 0o600),
+        (f"{RUNNER}/__main__.py", b"# \xff\n\n\n", 0o640),
+        (f"{RUNNER}/engine/__init__.py", b"\n", 0o755),
+    ):
+        host.put(path, "")
+        Path(host.path(path)).write_bytes(text)
+        os.chmod(host.path(path), mode)
+    os.makedirs(host.path(os.path.dirname(UNIT)), exist_ok=True)
+    host.put("/elsewhere", "")
+    os.symlink("/elsewhere", host.path(UNIT))
+
+
+def untouched(host: HostWithSystemd) -> None:
+    """As it was bought."""
+
+
+def persisting(host: HostWithSystemd) -> None:
+    """Another claim persists already."""
+    Installation(host, check=False).persist("host", unit_files("host", [], PYTHON))
+
+
+def persisting_otherwise(host: HostWithSystemd) -> None:
+    """This claim persists already, with other steps and another Python."""
+    Installation(host, check=False).persist(CLAIM, unit_files(CLAIM, [], "/usr/bin/python3.8"))
+
+
+REFUSALS = [
+    (set(), {claim_file(CLAIM)}),
+    (set(), {UNIT}),
+    (set(), {f"{RUNNER}/__main__.py"}),
+    ({"daemon-reload"}, set()),
+    ({"enable"}, set()),
+    ({"start"}, set()),
+]
+
+
+@pytest.mark.parametrize(("refused", "unwritable"), REFUSALS)
+@pytest.mark.parametrize("there", [untouched, hand_made, persisting, persisting_otherwise])
+def test_a_claim_that_cannot_persist_leaves_files_and_units_as_they_were(
+    tmp_path: Path, there: Callable[[HostWithSystemd], None], refused: Set[str], unwritable: Set[str]
+) -> None:
+    host = HostWithSystemd(str(tmp_path))
+    there(host)
+    if there in (persisting, persisting_otherwise) and f"{RUNNER}/__main__.py" in unwritable:
+        host.put(f"{RUNNER}/__main__.py", "# an older one")
+    before = host.everything()
+    host.refused, host.unwritable = refused, unwritable
+    if there is persisting and UNIT in unwritable:
+        return  # it is right already
+    with pytest.raises(IsolationError):
+        Installation(host, check=False).persist(CLAIM, unit_files(CLAIM, STEPS, PYTHON))
+    host.refused, host.unwritable = set(), set()
+    assert host.everything() == before
+    Installation(host, check=False).persist(CLAIM, unit_files(CLAIM, STEPS, PYTHON))
+    assert VM_UNIT in host.active and os.path.lexists(host.path(f"{WANTS}/{VM_UNIT}"))
+
+
+@pytest.mark.parametrize(
+    ("refused", "unwritable"),
+    [
+        (set(), {claim_file("host")}),
+        (set(), {UNIT}),
+        (set(), {f"{RUNNER}/engine/model.py"}),
+        ({"daemon-reload"}, set()),
+        ({"disable"}, set()),
+        ({"stop"}, set()),
+        ({"vfio-isolation@host.service"}, set()),
+    ],
+)
+def test_claims_that_cannot_stop_persisting_persist_as_before(
+    tmp_path: Path, refused: Set[str], unwritable: Set[str]
+) -> None:
+    host = HostWithSystemd(str(tmp_path))
+    persisting(host)
+    persisting_otherwise(host)
+    os.chmod(host.path(claim_file("host")), 0o600)
+    before = host.everything()
+    host.refused, host.unwritable = refused, unwritable
+    with pytest.raises(IsolationError):
+        Installation(host, check=False).stop_persisting(None)
+    host.refused, host.unwritable = set(), set()
+    assert host.everything() == before
+    Installation(host, check=False).stop_persisting(None)
+    assert not host.active & {VM_UNIT, "vfio-isolation@host.service"} and not host.exists(ROOT)
+
+
+def test_a_unit_that_was_enabled_and_not_started_is_just_that_again(tmp_path: Path) -> None:
+    host = HostWithSystemd(str(tmp_path))
+    persisting(host)
+    host.active.discard("vfio-isolation@host.service")
+    before = host.everything()
+    host.refused = {"daemon-reload"}
+    with pytest.raises(IsolationError):
+        Installation(host, check=False).stop_persisting(["host"])
+    assert host.everything() == before
+
+
+@pytest.mark.parametrize("there", [untouched, hand_made, persisting])
+@pytest.mark.parametrize("refused", ["libvirtd.service", "virtqemud.service"])
+def test_a_hook_that_libvirt_does_not_take_is_not_left_there(
+    tmp_path: Path, there: Callable[[HostWithSystemd], None], refused: str
+) -> None:
+    host = HostWithSystemd(str(tmp_path))
+    there(host)
+    before = host.everything()
+    host.refused = {refused}
+    wanted = hook_files({"one": {}}, {}, PYTHON)
+    host.log.clear()
+    with pytest.raises(IsolationError, match="Failed to reload"):
+        Installation(host, check=False).hook(wanted)
+    assert host.everything() == before
+    undone = [line for line in host.log if HOOK in line or domain_file("one") in line]
+    assert undone == [
+        f"saved {domain_file('one')}",
+        f"saved {HOOK}",
+        f"removed {HOOK}",
+        f"removed {domain_file('one')}",
+    ]
+    host.refused = set()
+    Installation(host, check=False).hook(wanted)
+    host.refused, before = {refused}, host.everything()
+    with pytest.raises(IsolationError, match="Failed to reload"):
+        Installation(host, check=False).unhook()
+    assert host.everything() == before
+
+
+@pytest.mark.parametrize(("refused", "unwritable"), [*REFUSALS, ({"disable"}, set())])
+@pytest.mark.parametrize("old", [None, "powersave"])
+def test_a_claim_that_cannot_persist_is_what_it_was(
+    tmp_path: Path, old: Optional[str], refused: Set[str], unwritable: Set[str]
+) -> None:
+    host = HostWithSystemd(str(tmp_path))
+    stops = refused == {"disable"}
+    if stops:
+        persisting_otherwise(host)
+    with booted() as kernel:
+        if old:
+            engine(kernel).apply(CLAIM, [step("cpu_governor", governor=old, cpus="0-3")])
+        before, files_before = kernel.snapshot(), host.everything()
+        host.refused, host.unwritable = refused, unwritable
+        installation = Installation(host, check=False)
+        new = [step("cpu_governor", governor="performance", cpus="2-5")]
+        with pytest.raises(IsolationError, match="The claim 'win 11' is what it was before"):
+            engine(kernel).apply_and_then(
+                CLAIM,
+                new,
+                False,
+                lambda: (
+                    installation.stop_persisting([CLAIM])
+                    if stops
+                    else installation.persist(CLAIM, unit_files(CLAIM, STEPS, PYTHON))
+                ),
+            )
+        assert kernel.snapshot() == before and host.everything() == files_before
+        claims = engine(kernel).inspect()[0].claims
+        assert [claim.steps[0].arguments["governor"] for claim in claims.values()] == ([old] if old else [])

@@ -24,6 +24,7 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.threads import Threads
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import (
     CGROUP,
+    DEADLINE,
     FIXED,
     KERNEL_THREAD,
     Baseline,
@@ -79,6 +80,8 @@ class Cgroups(Part):
         task = self._threads[thread]
         if task.flags & (KERNEL_THREAD | FIXED):
             raise os_error(errno.EINVAL)
+        if task.policy == DEADLINE:
+            raise os_error(errno.EBUSY)
         before, room = self._cpusets.room(task.cgroup), self._cpusets.room(path)
         task.cgroup = path
         if before != room or not self._cpusets.remembers:

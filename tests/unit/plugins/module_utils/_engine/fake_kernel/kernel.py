@@ -27,6 +27,7 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.hugepages import (
     HugepagePools,
 )
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.irqbalance import Irqbalance
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.irqs import Irqs
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.memory import Memory
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.part import (
@@ -61,6 +62,7 @@ PARTS: Tuple[Type[Part], ...] = (
     Cgroups,
     Systemd,
     Irqs,
+    Irqbalance,
     Cpufreq,
     Memory,
     HugepagePools,
@@ -164,6 +166,20 @@ class FakeKernel(Host):
     def remove_directory(self, path: str) -> None:
         self._carry_out(f"rmdir {path}", path, "rmdir", lambda part: part.remove_directory(path))
 
+    def converse(self, path: str, message: str, answers: bool = True) -> str:
+        try:
+            refused = self.refuse and not answers and self.refuse(f"{path}: {message}")
+            if refused:
+                raise refused
+            said = next(
+                (text for text in (part.converse(path, message) for part in self._parts) if text is not None), None
+            )
+            if said is None:
+                raise os_error(errno.ECONNREFUSED)
+        except OSError as error:
+            raise Refused.of(error, path, message) from error
+        return said if answers else ""
+
     def _command(self, argv: Sequence[str]) -> Answer:
         answer = next(filter(None, (part.ask(argv) for part in self._parts)), None)
         if answer:
@@ -189,6 +205,9 @@ class FakeKernel(Host):
         self.note_write(what)
 
     def remove(self, path: str) -> None:
+        error = self.refuse and self.exists(path) and self.refuse(f"removed {path}")
+        if error:
+            raise Refused.of(error, path, "its removal")
         if path.startswith(OWN):
             super().remove(path)
         elif self.part(Files).remove(path):

@@ -58,6 +58,10 @@ class Part:
         """The errno for a text that cannot change anything; 0 where it is not this part's file."""
         return 0
 
+    def converse(self, path: str, message: str) -> Optional[str]:
+        """Answer a message to a socket. Raises OSError."""
+        return None
+
     def ask(self, argv: Sequence[str]) -> Optional[Answer]:
         """Run a command that changes nothing."""
         return None

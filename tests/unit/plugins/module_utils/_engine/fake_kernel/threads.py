@@ -30,6 +30,7 @@ class Thread:
         self.start = start
         self.cgroup = cgroup
         self.flags = flags
+        self.policy = 0
         self.cpus: Cpus = frozenset()
         self.asked: Optional[Cpus] = None
 
@@ -75,7 +76,7 @@ class Threads(Part):
         if name == "status":
             return f"Name: x\nTgid:\t{thread}\nPid:\t{thread}"
         fields = ["S", "1", thread, thread, "0", "-1", str(task.flags)] + ["0"] * 12
-        fields += [str(task.start)] + ["0"] * 30
+        fields += [str(task.start)] + ["0"] * 18 + [str(task.policy)] + ["0"] * 11
         return f"{thread} (a ) b) {' '.join(fields)}" if name == "stat" else None
 
     def list(self, path: str) -> Optional[List[str]]:

@@ -17,6 +17,7 @@ OWN = "/run/vfio-isolation"
 
 KERNEL_THREAD = 0x00200000
 FIXED = 0x04000000
+DEADLINE = 6  # the number of the scheduling policy
 
 
 def numbers(text: str) -> Cpus:

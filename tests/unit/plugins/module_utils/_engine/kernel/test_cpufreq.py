@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.cpufreq import CPUFREQ, Cpufreq, PolicyFile
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
 
@@ -35,3 +36,11 @@ def test_only_a_policy_is_a_policy_s_name(tmp_path: Path) -> None:
     assert governor.valid_name("policy12")
     assert not any(governor.valid_name(name) for name in ("policy", "policy1/x", "../policy1", "cpu0", ""))
     assert not any(governor.valid_value(value) for value in ("", "a b", "a/b", "a\n"))
+
+
+@pytest.mark.parametrize("name", ["policy²", "policy٣", "policy1²", "policy-1", "policy"])
+def test_a_name_that_only_looks_like_a_policy_s_is_none(tmp_path: Path, name: str) -> None:
+    files = {f"{CPUFREQ}/{one}/affected_cpus": "2" for one in ("policy2", name)}
+    host = FakeHost(str(tmp_path), files)
+    assert Cpufreq(host).policies() == [("policy2", {2})]
+    assert not PolicyFile(host, "scaling_governor").valid_name(name)

@@ -55,6 +55,40 @@ def test_removing_what_is_not_there_is_no_write(tmp_path: Path) -> None:
     assert host.writes == 2 and not host.exists("/run/x")
 
 
+def test_a_refused_removal_is_a_sentence_too(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {"/run/x/y": ""})
+    host.remove("/run/x/y/z")
+    with pytest.raises(Refused, match="/run/x refused 'its removal': "):
+        host.remove("/run/x")
+    assert host.writes == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"no end", b"two\n\n", b"\xff\r\n\0"])
+def test_what_is_kept_of_a_file_is_every_byte_and_its_mode(tmp_path: Path, content: bytes) -> None:
+    host = FakeHost(str(tmp_path), {"/x/y": ""})
+    (tmp_path / "x" / "y").write_bytes(content)
+    os.chmod(tmp_path / "x" / "y", 0o604)
+    put_back = host.keep("/x/y")
+    for replaced in (lambda: host.save("/x/y", "new", 0o755), lambda: host.remove("/x/y"), lambda: None):
+        replaced()
+        put_back()
+        assert (tmp_path / "x" / "y").read_bytes() == content
+        assert host.mode("/x/y") == 0o604 and host.list("/x") == ["y"]
+
+
+def test_what_is_kept_may_be_a_link_or_nothing(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {"/x/y": "", "/x/z/a": ""})
+    os.symlink("nowhere", host.path("/x/link"))
+    kept = [host.keep(path) for path in ("/x/link", "/x/none", "/x/y/none")]
+    host.save("/x/link", "a file")
+    host.save("/x/none", "a file")
+    for put_back in kept:
+        put_back()
+    assert os.readlink(host.path("/x/link")) == "nowhere" and not os.path.lexists(host.path("/x/none"))
+    host.keep("/x/z")()
+    assert host.list("/x/z") == ["a"]
+
+
 def test_a_failing_command_is_refused_with_what_it_printed(tmp_path: Path) -> None:
     host = FakeHost(str(tmp_path), {})
     host.answers["start"] = (5, "", "Unit x.slice not found.\n")

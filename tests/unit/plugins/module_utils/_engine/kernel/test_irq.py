@@ -65,3 +65,11 @@ def test_a_managed_interrupt_is_known_by_its_mode_or_by_what_it_answers(tmp_path
     os.unlink(f"{tmp_path}/proc/irq/24/smp_affinity_list")
     os.symlink("/dev/null", f"{tmp_path}/proc/irq/24/smp_affinity_list")
     assert not Irqs(host).immovable(24)
+
+
+@pytest.mark.parametrize("name", ["²", "٣", "2²"])
+def test_a_name_that_only_looks_like_a_number_is_no_interrupt(tmp_path: Path, name: str) -> None:
+    more = {f"/proc/irq/{name}/smp_affinity_list": "0", f"/sys/bus/pci/devices/0000:01:00.0/msi_irqs/{name}": ""}
+    irqs = Irqs(FakeHost(str(tmp_path), {**FILES, **more}))
+    assert irqs.numbers() == [9, 24] and irqs.of_pci("0000:01:00.0") == [24]
+    assert not irqs.valid_name(name)

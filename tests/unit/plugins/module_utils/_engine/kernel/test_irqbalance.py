@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import List
 
+import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.irqbalance import Irqbalance
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
 
@@ -85,3 +86,14 @@ def test_one_that_does_not_answer_says_nothing_of_its_ban(tmp_path: Path) -> Non
     stat = "5 (irqbalance) " + " ".join(["S"] + ["0"] * 18 + ["777"] + ["0"] * 30)
     host = FakeHost(str(tmp_path), {"/proc/5/stat": stat, "/run/irqbalance/irqbalance5.sock": ""})
     assert Irqbalance(host).read("5:777") == "?"
+
+
+@pytest.mark.parametrize("number", ["²", "٣", "5²"])
+def test_a_socket_with_what_only_looks_like_a_number_is_not_irqbalance_s(tmp_path: Path, number: str) -> None:
+    stat = "5 (irqbalance) " + " ".join(["S"] + ["0"] * 18 + ["777"] + ["0"] * 30)
+    files = {"/proc/net/unix": f"0: 2 0 1 @irqbalance{number}.sock", f"/run/irqbalance/irqbalance{number}.sock": ""}
+    host = FakeHost(str(tmp_path), {"/proc/5/stat": stat, f"/proc/{number}/stat": stat, **files})
+    assert Irqbalance(host).running() is None
+    host.put("/run/irqbalance/irqbalance5.sock", "")
+    assert Irqbalance(host).running() == "5:777"
+    assert not Irqbalance(host).valid_name(f"{number}:777") and not Irqbalance(host).valid_name(f"5:{number}")

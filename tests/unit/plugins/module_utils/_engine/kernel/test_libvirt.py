@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Optional
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.libvirt import Domains
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.topology import CPU, SysfsTopology
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cpus import format_list
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.expression import evaluate
@@ -62,3 +64,9 @@ def test_a_domain_is_named(tmp_path: Path, expression: str, expected: str) -> No
 def test_what_cannot_be_is_said(tmp_path: Path, expression: str, words: str) -> None:
     with pytest.raises(IsolationError, match=words):
         cpus(tmp_path, expression)
+
+
+@pytest.mark.parametrize(("text", "process"), [("12\n", 12), ("²", None), ("٣", None), ("", None), ("-1", None)])
+def test_the_process_of_a_domain_is_a_number_in_plain_digits(tmp_path: Path, text: str, process: Optional[int]) -> None:
+    host = FakeHost(str(tmp_path), {"/run/libvirt/qemu/vm.pid": text})
+    assert Domains(host).running() == {"vm"} and Domains(host).process("vm") == process

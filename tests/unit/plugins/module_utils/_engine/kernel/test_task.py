@@ -17,6 +17,8 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.task
     read_task,
 )
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def stat(name: str, flags: int, start: int) -> str:
@@ -51,3 +53,13 @@ def test_a_thread_that_the_kernel_binds_is_known(tmp_path: Path) -> None:
 def test_what_is_no_task_is_no_address(name: str) -> None:
     """A number that no system call takes is an OverflowError, and 0 is the caller itself."""
     assert TaskId.parse(name) is None and TaskId.parse("1:2") == TaskId(1, 2)
+
+
+@pytest.mark.parametrize("text", ["²:1", "1:٣", "1:", ":1", "1", "1:2:3", "-1:2", "1_0:2", "1:2\n", ""])
+def test_a_task_is_named_by_two_numbers_in_plain_digits(text: str) -> None:
+    assert TaskId.parse(text) is None
+
+
+@given(st.integers(1, 2**31 - 1), st.integers(0, 10**18 - 1))
+def test_a_task_s_name_leads_back_to_it(number: int, start: int) -> None:
+    assert TaskId.parse(str(TaskId(number, start))) == TaskId(number, start)

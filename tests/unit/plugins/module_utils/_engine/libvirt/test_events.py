@@ -10,7 +10,7 @@ import contextlib
 import io
 import json
 import os
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Optional
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError, TimeLimit
@@ -70,6 +70,25 @@ def two_domains() -> Iterator[FakeKernel]:
 def partition(kernel: FakeKernel) -> str:
     """The kind of partition that the VMs are in."""
     return str(kernel.read(f"{CGROUP}/machine.slice/cpuset.cpus.partition"))
+
+
+def ring(kernel: FakeKernel, door: str, number: int, error: Exception) -> None:
+    """Have this raised at the write or the read number `number` from now on, once."""
+    left = [number]
+
+    def count(_what: str) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise error
+
+    def read(path: str) -> Optional[str]:
+        count(path)
+        return FakeKernel.read(kernel, path)
+
+    if door == "write":
+        kernel.watch = count
+    else:
+        kernel.read = read  # type: ignore[method-assign]
 
 
 def test_domains_come_and_go() -> None:
@@ -255,6 +274,64 @@ def test_what_is_configured_may_change_while_an_event_waits() -> None:
         assert event.carry_out() == [] and not claims(kernel)
 
 
+def reconfigured(kernel: FakeKernel, to: Any) -> None:
+    """The domain one is configured anew: required or not, or its file is gone, spoilt or anybody's."""
+    path = domain_file("one")
+    if isinstance(to, bool):
+        configured(kernel, path, required=to)
+    elif to == "gone":
+        os.unlink(kernel.root + path)
+    elif to == "spoilt":
+        with open(kernel.root + path, "w", encoding="utf-8") as stream:
+            stream.write("{")
+    else:
+        os.chmod(kernel.root + path, 0o666)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("second", "required"),
+    [(True, True), (False, False), ("gone", False), ("spoilt", True), ("anybody's", True)],
+)
+def test_whether_a_domain_may_start_is_said_by_the_second_reading(first: bool, second: Any, required: bool) -> None:
+    with two_domains() as kernel:
+        configured(kernel, domain_file("one"), required=first, timeout=5)
+        event = Event("one", "prepare", kernel, io.BytesIO(xml("one", "4,9")))
+        event.configure()
+        assert event.required is first
+        reconfigured(kernel, second)
+        if required:
+            with pytest.raises(IsolationError, match=r"CPU 9 is not online|one\.json"):
+                event.carry_out()
+        else:
+            event.carry_out()
+        assert event.required is required and not claims(kernel)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(("second", "required"), [(True, True), (False, False)])
+def test_without_a_file_of_its_own_the_default_says_it(first: bool, second: bool, required: bool) -> None:
+    with two_domains() as kernel:
+        configured(kernel, domain_file("one"), required=first, timeout=5)
+        configured(kernel, DEFAULT, required=second)
+        event = Event("one", "prepare", kernel, io.BytesIO())
+        event.configure()
+        assert (event.required, event.timeout) == (first, 5)
+        os.unlink(kernel.root + domain_file("one"))
+        event.configure()
+        assert (event.required, event.timeout) == (required, 60)
+
+
+def test_of_a_file_that_is_gone_no_time_limit_is_left() -> None:
+    with two_domains() as kernel:
+        configured(kernel, domain_file("one"), timeout=5)
+        event = Event("one", "prepare", kernel, io.BytesIO())
+        event.configure()
+        os.unlink(kernel.root + domain_file("one"))
+        event.configure()
+        assert (event.required, event.timeout) == (False, 60)
+
+
 def test_a_nested_partition_of_libvirt_s_is_isolated_by_slices() -> None:
     with two_domains() as kernel:
         before = kernel.snapshot()
@@ -286,3 +363,45 @@ def test_a_time_limit_in_the_middle_of_the_writes_gives_everything_back(number: 
             event.carry_out()
         kernel._wrote = None
         assert kernel.snapshot() == before and not claims(kernel)
+
+
+@pytest.mark.parametrize("error", [TimeLimit("too late"), OSError(5, "too late"), RuntimeError("too late")], ids=repr)
+@pytest.mark.parametrize(("door", "stride"), [("write", 2), ("read", 23)])
+def test_whatever_fails_the_claims_of_others_have_their_partition_back(
+    error: Exception, door: str, stride: int
+) -> None:
+    count = 0
+    while True:
+        count += stride
+        with two_domains() as kernel:
+            configured(kernel, domain_file("three"))
+            idle, left = kernel.snapshot(), "1-3,5-6"
+            happens(kernel, "one", "prepare", xml("one", "4"))
+            happens(kernel, "three", "prepare", xml("three", "7"))
+            kernel.part(Cgroups).make("/machine.slice/libpod.scope")
+            kernel.add_thread(500, "/machine.slice/libpod.scope", "0-7")
+            before, steps = kernel.snapshot(), {name: claim["steps"] for name, claim in claims(kernel).items()}
+            ring(kernel, door, count, error)
+            sentence = ""
+            try:
+                happens(kernel, "two", "prepare", xml("two", "6"))
+            except Exception as raised:
+                sentence = str(raised)
+            ring(kernel, door, 0, error)
+            if not sentence:
+                assert count > 30 and partition(kernel) == "member" and set(claims(kernel)) == {"one", "two", "three"}
+                return
+            assert "too late" in sentence
+            now = kernel.snapshot()
+            # The kernel empties no list of a cgroup with tasks: such a one has all that the partition leaves.
+            kept = [line for line in now if line.endswith("/cpuset.cpus") and (before[line], now[line]) == ("", left)]
+            assert {**now, **dict.fromkeys(kept, "")} == before, f"{door} {count}: {sentence}"
+            assert partition(kernel) == "isolated"
+            assert {name: claim["steps"] for name, claim in claims(kernel).items()} == steps, (
+                f"{door} {count}: {sentence}"
+            )
+            del kernel.threads[500]
+            kernel.part(Cgroups).remove("/machine.slice/libpod.scope")
+            for name in steps:
+                happens(kernel, name, "release")
+            assert kernel.snapshot() == idle, f"{door} {count}"

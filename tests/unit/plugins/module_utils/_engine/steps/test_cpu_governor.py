@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import pytest
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import Baseline
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.steps.single_step import (
     planned,
@@ -30,3 +31,14 @@ def test_an_energy_preference_that_is_not_offered_is_refused() -> None:
     host = Baseline(preferences=("power",) * 4)
     sentence = refused("cpu_governor", host, governor="powersave", energy_preference="warp")
     assert "policy0 has no 'warp'" in sentence and "power" in sentence
+
+
+@pytest.mark.parametrize("number", ["²", "٣", "1²", "-1", "1_0", " 1", "+1", ""])
+def test_an_energy_preference_is_a_number_only_in_plain_digits(number: str) -> None:
+    host = Baseline(preferences=("power",) * 4)
+    sentence = refused("cpu_governor", host, governor="powersave", energy_preference=number)
+    assert f"policy0 has no {number!r}" in sentence
+    assert planned("cpu_governor", host, governor="powersave", cpus="0", energy_preference="128") == {
+        "cpufreq.governor:policy0": "powersave",
+        "cpufreq.preference:policy0": "128",
+    }

@@ -45,6 +45,7 @@ def test_a_cpuset_is_removed_and_comes_back() -> None:
         ({"path": "/loose", "cpus": "1"}, "call it /loose.slice"),
         ({"path": "/gone.service", "cpus": "1"}, "only a .slice can be created"),
         ({"path": "/held.slice", "mems": "N9"}, "there is no NUMA node 9"),
+        ({"path": "/held.slice", "mems": "N0N1"}, "mems: 'N0N1': expected a number"),
         ({"path": "/held.slice", "state": "absent", "cpus": "1"}, "absent cannot have cpus"),
         ({"path": "/system.slice/a.service", "state": "absent"}, "is a running systemd unit"),
     ],

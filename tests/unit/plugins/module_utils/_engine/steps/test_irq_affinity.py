@@ -6,11 +6,30 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import IRQBALANCE_SENT
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, step
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.irqbalance import Irqbalance
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import (
+    FakeKernel,
+    booted,
+)
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import numbers
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.steps.single_step import (
     planned,
     refused,
 )
+
+MASK = step("irq_affinity", cpus="4-7")
+
+
+def a_while_later(kernel: FakeKernel) -> None:
+    """irqbalance shows what it was told, so nobody need remember it any more."""
+    kernel.part(Irqbalance).scan()
+    os.unlink(kernel.root + IRQBALANCE_SENT)
 
 
 def test_irqs_are_chosen_by_number() -> None:
@@ -34,3 +53,90 @@ def test_irqs_are_added_to_and_set() -> None:
 )
 def test_what_names_no_interrupt_is_refused(given: dict, words: str) -> None:
     assert words in refused("irq_affinity", **{"cpus": "4-7", **given})
+
+
+@pytest.mark.parametrize("banned", ["", "1"])
+def test_irqbalance_keeps_off_the_vm_s_cpus_as_long_as_the_claim_is(banned: str) -> None:
+    with booted() as kernel:
+        kernel.part(Irqbalance).start(700, banned)
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", [MASK])
+        assert kernel.part(Irqbalance).banned == numbers(f"4-7,{banned}")
+        for shows in ("the old ban", "the new ban"):
+            assert engine(kernel).inspect()[1].changes == [], shows
+            assert not engine(kernel).apply("vm", [MASK]).changed, shows
+            kernel.part(Irqbalance).scan()
+        a_while_later(kernel)
+        assert not engine(kernel).apply("vm", [MASK]).changed
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
+def test_a_silence_of_irqbalance_is_told_each_time_and_ends_with_its_first_answer() -> None:
+    with booted() as kernel:
+        irqbalance = kernel.part(Irqbalance)
+        irqbalance.start(700)
+        irqbalance.silent = True
+        for _again in range(3):
+            outcome = engine(kernel).apply("vm", [MASK])
+            assert "does not answer on its socket" in outcome.skipped["irqbalance.banned:700:5700"]
+            assert "irqbalance.banned:700:5700" in engine(kernel).inspect()[1].skipped
+        irqbalance.silent = False
+        assert [change.address for change in engine(kernel).inspect()[1].changes] == ["irqbalance.banned:700:5700"]
+        outcome = engine(kernel).apply("vm", [MASK])
+        assert outcome.changed and "irqbalance.banned:700:5700" not in outcome.skipped
+        assert irqbalance.banned == numbers("4-7")
+        engine(kernel).revert()
+        assert irqbalance.banned == numbers("")
+
+
+def test_a_ban_that_irqbalance_does_not_take_is_told_and_tried_again() -> None:
+    with booted() as kernel:
+        irqbalance = kernel.part(Irqbalance)
+        irqbalance.start(700)
+        kernel.refuse = lambda what: OSError(32, "Broken pipe") if "settings cpus" in what else None
+        assert "Broken pipe" in engine(kernel).apply("vm", [MASK]).skipped["irqbalance.banned:700:5700"]
+        kernel.refuse = None
+        engine(kernel).apply("vm", [MASK])
+        assert irqbalance.banned == numbers("4-7")
+
+
+def test_a_ban_that_somebody_lifted_is_drift_and_comes_back() -> None:
+    with booted() as kernel:
+        irqbalance = kernel.part(Irqbalance)
+        irqbalance.start(700)
+        engine(kernel).apply("vm", [MASK])
+        irqbalance.banned = numbers("4")
+        a_while_later(kernel)
+        assert engine(kernel).inspect()[1].changes == [("irqbalance.banned:700:5700", "4", "4-7")]
+        engine(kernel).apply("vm", [MASK])
+        assert irqbalance.banned == numbers("4-7")
+
+
+def test_an_irqbalance_that_was_restarted_is_drift_and_has_its_own_ban_back_in_the_end() -> None:
+    with booted() as kernel:
+        irqbalance = kernel.part(Irqbalance)
+        irqbalance.start(700)
+        engine(kernel).apply("vm", [MASK])
+        irqbalance.start(701, "0")
+        before = kernel.snapshot()
+        assert engine(kernel).inspect()[1].changes == [("irqbalance.banned:701:5701", "0", "0,4-7")]
+        engine(kernel).apply("vm", [MASK])
+        assert irqbalance.banned == numbers("0,4-7")
+        engine(kernel).revert()
+        assert kernel.snapshot()["irqbalance 701:5701"] == before["irqbalance 701:5701"] == "0"
+
+
+def test_a_ban_that_cannot_be_lifted_stays_owed() -> None:
+    with booted() as kernel:
+        before = kernel.snapshot()
+        kernel.part(Irqbalance).start(700)
+        engine(kernel).apply("vm", [MASK])
+        a_while_later(kernel)
+        kernel.part(Irqbalance).silent = True
+        with pytest.raises(IsolationError, match=r"not everything could be restored: .*irqbalance700\.sock"):
+            engine(kernel).revert()
+        kernel.part(Irqbalance).silent = False
+        engine(kernel).revert()
+        assert kernel.part(Irqbalance).banned == numbers("") and kernel.irqs[0] == numbers("0-7")
+        assert before["/proc/irq/default"] == kernel.snapshot()["/proc/irq/default"]

@@ -6,10 +6,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, step
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import booted
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.topology import (
+    CPU,
+    POSSIBLE,
+    Topology,
+)
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.steps.host_v1 import V1
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.steps.single_step import refused
 
 
 def test_a_cgroup_among_services_is_refused() -> None:
@@ -19,3 +31,37 @@ def test_a_cgroup_among_services_is_refused() -> None:
         with pytest.raises(IsolationError, match=r"is below /system\.slice, where /system\.slice/a\.service runs, too"):
             engine(kernel).apply("vm", [inside])
         assert kernel.snapshot() == before
+
+
+@pytest.mark.parametrize("strategy", ["auto", "partition", "slices"])
+def test_the_host_s_cpus_are_those_that_are_online(strategy: str) -> None:
+    with booted() as kernel:
+        kernel.files[f"{CPU}/present"] = "0-7"
+        kernel.part(Topology).online = POSSIBLE - {2}
+        reserve = step("reserve_cpus", cpus="4-5", strategy=strategy)
+        for check in (True, False):
+            notes = engine(kernel).apply("vm", [reserve], check).notes
+            assert (notes["vm_cpus"], notes["host_cpus"]) == ("4-5", "0-1,3,6-7")
+        notes = engine(kernel).apply("other", [step("reserve_cpus", cpus="6", strategy="slices")]).notes
+        assert (notes["vm_cpus"], notes["host_cpus"]) == ("4-6", "0-1,3,7")
+
+
+@pytest.mark.parametrize("strategy", ["auto", "tasks"])
+def test_the_host_s_cpus_are_those_that_are_online_on_cgroup_v1(tmp_path: Path, strategy: str) -> None:
+    host = FakeHost(str(tmp_path), {**V1, f"{CPU}/online": "0-1,3-7"})
+    outcome = Engine(host).apply("vm", [step("reserve_cpus", cpus="4-5", strategy=strategy)], check=True)
+    assert (outcome.notes["vm_cpus"], outcome.notes["host_cpus"]) == ("4-5", "0-1,3,6-7")
+
+
+@pytest.mark.parametrize(("given", "nodes"), [("N1", "1"), ("N0-1", "0-1"), (["N0", 1], "0-1"), (1, "1")])
+def test_the_host_s_memory_is_on_the_nodes_that_are_named(tmp_path: Path, given: Any, nodes: str) -> None:
+    host = FakeHost(str(tmp_path), V1)
+    outcome = Engine(host).apply("vm", [step("reserve_cpus", cpus="4-5", host_mems=given)], check=True)
+    assert [change.after for change in outcome.changes if change.address == "cgroup.mems:/host.slice"] == [nodes]
+
+
+def test_a_node_list_that_cannot_be_read_is_refused_and_not_guessed(tmp_path: Path) -> None:
+    reserve = step("reserve_cpus", cpus="4-5", host_mems="N0N1")
+    with pytest.raises(IsolationError, match="host_mems: 'N0N1': expected a number"):
+        Engine(FakeHost(str(tmp_path), V1)).apply("vm", [reserve], check=True)
+    assert "is for strategy tasks, on cgroup v1" in refused("reserve_cpus", cpus="4-5", host_mems="0")

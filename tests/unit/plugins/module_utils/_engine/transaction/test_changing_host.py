@@ -19,6 +19,7 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
     whole_job,
 )
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.cgroups import Cgroups
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.irqbalance import Irqbalance
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import (
     FakeKernel,
     booted,
@@ -30,6 +31,7 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
 )
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import (
     CGROUP,
+    DEADLINE,
     KERNEL_THREAD,
     Baseline,
     Given,
@@ -239,3 +241,49 @@ def test_a_controller_that_somebody_else_enabled_stays_enabled() -> None:
         engine(kernel).apply("vm", [step("cpuset", path="/system.slice", cpus="0-3")])
         engine(kernel).revert()
         assert kernel.snapshot() == before
+
+
+def test_a_cgroup_that_was_busy_once_is_removed_when_nothing_runs_in_it_any_more() -> None:
+    with booted(Baseline(systemd=False)) as kernel:
+        engine(kernel).once(step("cpuset", path="/foo", cpus="2-3"))
+        kernel.add_thread(500, "/foo", "2-3", KERNEL_THREAD)
+        absent = [step("cpuset", path="/foo", state="absent")]
+        for _again in range(2):
+            assert engine(kernel).apply("vm", absent).skipped["cgroup.exists:/foo"].startswith("something runs in it")
+            assert [c.address for c in engine(kernel).inspect()[1].changes] == ["cgroup.exists:/foo"]
+        del kernel.threads[500]
+        assert "cgroup.exists:/foo" not in engine(kernel).apply("vm", absent).skipped
+        assert not kernel.exists(f"{CGROUP}/foo")
+        assert not engine(kernel).apply("vm", absent).changed
+
+
+def test_a_task_moves_once_it_has_left_the_deadline_policy() -> None:
+    with booted(Baseline(systemd=False)) as kernel:
+        kernel.threads[106].policy = DEADLINE
+        steps, address = moved("/system.slice/a.service", "/host"), "task.cgroup:106:5106"
+        for _again in range(2):
+            assert "SCHED_DEADLINE" in engine(kernel).apply("vm", steps).skipped[address]
+            assert [c.address for c in engine(kernel).inspect()[1].changes] == [address]
+        kernel.threads[106].policy = 0
+        assert address not in engine(kernel).apply("vm", steps).skipped
+        assert kernel.threads[106].cgroup == "/host"
+        assert not engine(kernel).apply("vm", steps).changed
+
+
+def test_only_what_the_kernel_keeps_for_good_is_not_tried_again() -> None:
+    with booted(Baseline(systemd=False)) as kernel:
+        engine(kernel).once(step("cpuset", path="/foo", cpus="2-3"))
+        kernel.add_thread(500, "/foo", "2-3", KERNEL_THREAD)
+        kernel.add_thread(501, "/foo", "2-3")
+        kernel.threads[501].policy = DEADLINE
+        kernel.irqs[4] = numbers("6")  # managed
+        kernel.part(Irqbalance).start(700)
+        kernel.part(Irqbalance).silent = True
+        steps = [step("cpuset", path="/foo", state="absent"), step("irq_affinity", cpus="4-7")]
+        told = {"cgroup.exists:/foo", "task.cgroup:501:5501", "irqbalance.banned:700:5700"}
+        for_good = {"task.cgroup:500:5500", "irq.affinity:4"}
+        assert set(engine(kernel).apply("vm", steps).skipped) == told | for_good
+        assert set(engine(kernel).inspect()[0].permanent_skips) == for_good
+        kernel.log.clear()
+        assert set(engine(kernel).apply("vm", steps).skipped) == told | for_good
+        assert set(engine(kernel).inspect()[0].permanent_skips) == for_good

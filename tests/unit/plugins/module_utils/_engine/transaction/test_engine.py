@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import errno
 import json
-from typing import Optional
+from typing import Callable, Iterable, Optional
 
 import pytest
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError, TimeLimit
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import JOURNAL
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Outcome
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import (
@@ -470,6 +470,73 @@ def test_a_rollback_that_fails_says_so_and_restore_goes_on() -> None:
         assert journal_of(kernel) is None
 
 
+def raising(number: int, error: Exception) -> Callable[[str], None]:
+    """A watcher that raises this after the write number `number`."""
+    left = [number]
+
+    def watch(_what: str) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise error
+
+    return watch
+
+
+ANY_ERROR = pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "OSError: [Errno 5] Input/output error"),
+        (TimeLimit("this took too long"), "this took too long"),
+        (ZeroDivisionError("x"), "ZeroDivisionError: x"),
+    ],
+)
+
+
+@ANY_ERROR
+def test_whatever_fails_at_any_write_of_a_claim_is_rolled_back_and_said_in_one_sentence(
+    error: Exception, words: str
+) -> None:
+    count = 0
+    while True:
+        count += 1
+        with booted(HARD) as kernel:
+            engine(kernel).apply("first", whole_job("6-7", "slices"))
+            before, journal = kernel.snapshot(), journal_of(kernel)
+            kernel.watch = raising(count, error)
+            try:
+                engine(kernel).apply("vm", whole_job("4-5", "slices"))
+            except IsolationError as raised:
+                assert str(raised) == f"{words}. Everything is back as it was"
+            else:
+                assert count > 10
+                return
+            assert kernel.snapshot() == before and journal_of(kernel) == journal, f"write {count}"
+
+
+@ANY_ERROR
+def test_whatever_fails_at_any_write_of_one_step_is_rolled_back_and_said_in_one_sentence(
+    error: Exception, words: str
+) -> None:
+    count = 0
+    while True:
+        count += 1
+        with booted(HARD) as kernel:
+            before = kernel.snapshot()
+            kernel.watch = raising(count, error)
+            sentence = ""
+            try:
+                engine(kernel).once(step("reserve_cpus", cpus="4-7", strategy="slices"))
+            except IsolationError as raised:
+                sentence = str(raised)
+            if not sentence:
+                assert count > 10
+                return
+            assert sentence.startswith(f"{words}. Everything is back as it was")
+            if "but for cgroup.cpus:/init.scope: the kernel empties no list" in sentence:
+                before[f"{CGROUP}/init.scope/cpuset.cpus"] = "0-7"
+            assert kernel.snapshot() == before, f"write {count}"
+
+
 # (g) satisfied, and drift
 
 
@@ -669,3 +736,57 @@ def test_a_task_in_a_unit_of_its_own() -> None:
     with booted(baseline) as kernel:
         engine(kernel).apply("vm", whole_job("4-7", "partition"))
         assert kernel.threads[100].cpus == numbers("0-3")
+
+
+def test_each_of_several_actions_of_one_name_has_its_own_report() -> None:
+    with booted() as kernel:
+        drop = step("drop_caches", sync=False)
+        steps = [drop, step("compact_memory", nodes=["0"]), drop, step("compact_memory", nodes=["1"]), drop]
+        actions = engine(kernel).apply("vm", steps).actions
+        assert set(actions) == {"drop_caches", "drop_caches:3", "drop_caches:5", "compact_memory", "compact_memory:4"}
+        assert [blocks["node"] for blocks in actions["compact_memory"]["free_huge_blocks"]] == [0]
+        assert [blocks["node"] for blocks in actions["compact_memory:4"]["free_huge_blocks"]] == [1]
+        assert len(kernel.acted) == 5
+
+
+def test_the_position_of_an_action_is_that_in_the_list_of_steps() -> None:
+    with booted() as kernel:
+        quiet = step("cpu_governor", governor="performance")
+        steps = [quiet, step("drop_caches", sync=False), step("irq_affinity", cpus="7"), step("drop_caches", sync=True)]
+        assert set(engine(kernel).apply("vm", steps).actions) == {"drop_caches", "drop_caches:4"}
+        assert engine(kernel).once(step("drop_caches")).actions == {"drop_caches": {"freed_bytes": 0}}
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize(
+    "given_names",
+    [
+        lambda: ["a", "typo", "a", "b", "typo"],
+        lambda: (name for name in ("a", "typo", "a", "b", "typo")),
+        lambda: iter({"a": 0, "typo": 0, "b": 0}),
+        lambda: ("typo", "b", "a"),
+    ],
+)
+def test_names_come_back_once_each_and_the_word_about_an_unknown_one_is_kept(
+    given_names: Callable[[], Iterable[str]], check: bool
+) -> None:
+    with booted() as kernel:
+        before = kernel.snapshot()
+        for name, cpus in (("a", "4"), ("b", "5"), ("c", "6")):
+            engine(kernel).apply(name, [step("irq_affinity", cpus=cpus)])
+        outcome = engine(kernel).revert(given_names(), check)
+        assert sorted(outcome.notes["claims"]) == ["a", "b"] and outcome.changed
+        assert outcome.warnings == ["there is no claim typo on this host; there are: a, b, c"]
+        left = engine(kernel).inspect()[0].claims
+        assert set(left) == ({"a", "b", "c"} if check else {"c"})
+        engine(kernel).revert(iter(list(left)))
+        assert kernel.snapshot() == before
+
+
+def test_an_empty_list_of_names_reverts_nothing() -> None:
+    with booted() as kernel:
+        engine(kernel).apply("vm", whole_job("4-7", "slices"))
+        for names in ([], iter(())):
+            outcome = engine(kernel).revert(names)
+            assert not outcome.changed and outcome.notes["claims"] == [] and outcome.warnings == []
+        assert set(engine(kernel).inspect()[0].claims) == {"vm"}
