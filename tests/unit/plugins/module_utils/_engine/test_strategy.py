@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.strategy import choose
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.strategy import Reservation, choose
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 @pytest.mark.parametrize(
@@ -29,3 +31,47 @@ def test_the_strategy_is_the_best_that_the_host_has(asked: str, version: int, re
 def test_a_strategy_that_is_not_there_is_refused(asked: str, version: int) -> None:
     with pytest.raises(IsolationError, match="cgroup"):
         choose(asked, version, "6.1.0")
+
+
+cgroups = st.sampled_from(["/machine.slice", "/qemu.slice", "/machine.slice/a.slice"])
+cpus = st.frozensets(st.integers(0, 15))
+
+
+@given(st.lists(st.tuples(cgroups, cpus)))
+def test_reservations_add_up_in_any_order(asked: list) -> None:
+    one, other = Reservation(), Reservation()
+    for cgroup, some in asked:
+        one.add(cgroup, some)
+    for cgroup, some in reversed(asked):
+        other.add(cgroup, some)
+    assert one.by_cgroup == other.by_cgroup and one.cpus == other.cpus
+    assert one.cpus == frozenset().union(*(some for _cgroup, some in asked))
+    assert set(one.by_cgroup) == {cgroup for cgroup, _some in asked}
+
+
+@given(st.lists(st.sampled_from(["isolated", "root"]), min_size=1))
+def test_a_partition_is_isolated_unless_one_of_its_reservations_needs_it_to_be_root(kinds: list) -> None:
+    reservation = Reservation()
+    given_types = [reservation.add_type("/machine.slice", kind) for kind in kinds]
+    assert given_types[-1] == ("root" if "root" in kinds else "isolated")
+    assert reservation.add_type("/other.slice", "isolated") == "isolated"
+
+
+def test_what_is_above_a_reserved_cgroup_is_known() -> None:
+    reservation = Reservation()
+    assert not reservation.is_above("/machine.slice") and reservation.cpus == frozenset()
+    reservation.add("/machine.slice/a.slice", frozenset({4}))
+    assert [reservation.is_above(path) for path in ("/", "/machine.slice", "/machine.slice/a.slice")] == [True] * 3
+    assert not reservation.is_above("/machine.slice/a.slice/vm.scope")
+    assert not reservation.is_above("/machine.slice/a") and not reservation.is_above("/system.slice")
+
+
+def test_a_host_has_one_reservation_to_itself() -> None:
+    first = Reservation()
+    first.add("/machine.slice", frozenset({1}))
+    assert Reservation().by_cgroup == {} and Reservation().host_nodes == frozenset()
+
+
+@pytest.mark.parametrize(("cgroup", "strategy"), [("/vm.slice", "partition"), ("/machine.slice/vm.slice", "slices")])
+def test_a_partition_is_made_below_the_root_only(cgroup: str, strategy: str) -> None:
+    assert choose("auto", 2, "6.1.0", cgroup)[0] == strategy

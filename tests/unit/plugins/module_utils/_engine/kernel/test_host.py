@@ -6,9 +6,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
+import struct
+import threading
 from pathlib import Path
+from typing import Iterator, List, Optional, Tuple
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError, Refused
@@ -157,3 +162,90 @@ def test_what_is_no_file_cannot_be_removed_as_one(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="/x/y refused 'its removal': Is a directory"):
         host.remove("/x/y")
     assert host.log == []
+
+
+def test_a_lock_is_held_by_one_at_a_time_and_let_go_whatever_happens(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {})
+    with host.locked("/run/x/lock", 1), pytest.raises(TimeoutError), host.locked("/run/x/lock", 0):
+        pytest.fail("two hold it")
+    with pytest.raises(ZeroDivisionError), host.locked("/run/x/lock", 0):
+        raise ZeroDivisionError
+    with host.locked("/run/x/lock", 0), host.locked("/run/x/other", 0):
+        assert host.list("/run/x") == ["lock", "other"]
+    assert os.stat(tmp_path / "run" / "x").st_mode & 0o077 == 0
+    assert os.stat(tmp_path / "run" / "x" / "lock").st_mode & 0o077 == 0
+    assert host.writes == 0
+
+
+def test_a_lock_without_a_limit_is_waited_for(tmp_path: Path) -> None:
+    host, order = FakeHost(str(tmp_path), {}), []
+
+    def wait() -> None:
+        with host.locked("/run/x/lock"):
+            order.append("second")
+
+    with host.locked("/run/x/lock"):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        order.append("first")
+    waiting.join(30)
+    assert order == ["first", "second"]
+
+
+def test_a_lock_in_a_directory_that_cannot_be_made_is_no_lock(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {"/run": ""})
+    with pytest.raises(OSError, match="/run"), host.locked("/run/x/lock", 0):
+        pytest.fail("nothing is locked")
+
+
+@pytest.mark.parametrize(("text", "release"), [("6.1.0-40-amd64\n", "6.1.0-40-amd64"), (None, "")])
+def test_the_kernel_s_release_is_that_of_the_host(tmp_path: Path, text: Optional[str], release: str) -> None:
+    assert FakeHost(str(tmp_path), {"/proc/sys/kernel/osrelease": text} if text else {}).kernel_release() == release
+
+
+@contextlib.contextmanager
+def daemon(address: str) -> Iterator[List[Tuple[bytes, Tuple[int, ...]]]]:
+    """A daemon that answers `hello` and tells what it was told, and by whom."""
+    heard: List[Tuple[bytes, Tuple[int, ...]]] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(address)
+        listener.listen(1)
+        listener.settimeout(30)
+
+        def serve() -> None:
+            connection, _address = listener.accept()
+            with connection:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+                message, extra, _flags, _sender = connection.recvmsg(1024, socket.CMSG_SPACE(12))
+                heard.append((message, *(struct.unpack("3i", data) for _level, _kind, data in extra)))
+                with contextlib.suppress(BrokenPipeError):  # nobody listens
+                    connection.sendall(b"hello \xff")
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        yield heard
+        serving.join(30)
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_a_daemon_is_spoken_to_with_our_credentials(tmp_path: Path, abstract: bool) -> None:
+    name = f"test{os.getpid()}.sock"
+    host = FakeHost(str(tmp_path), {"/run/d/keep": ""})
+    with daemon(f"\0{name}" if abstract else host.path(f"/run/d/{name}")) as heard:
+        assert host.converse(f"/run/d/{name}", "setup") == "hello \ufffd"
+    assert heard == [(b"setup", (os.getpid(), os.getuid(), os.getgid()))]
+    assert host.writes == 0
+
+
+def test_a_daemon_that_answers_nothing_is_not_waited_for(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {"/run/d/keep": ""})
+    with daemon(host.path("/run/d/x.sock")) as heard:
+        assert host.converse("/run/d/x.sock", "settings cpus 1", answers=False) == ""
+    assert heard[0][0] == b"settings cpus 1"
+
+
+def test_a_daemon_that_is_not_there_refuses(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {"/run/d/file.sock": ""})
+    for path in ("/run/d/file.sock", f"/run/d/none{os.getpid()}.sock"):
+        with pytest.raises(Refused, match=rf"{path} refused 'setup': .*ECONNREFUSED"):
+            host.converse(path, "setup")
