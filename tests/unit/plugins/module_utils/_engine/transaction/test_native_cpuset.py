@@ -288,9 +288,11 @@ def test_a_thousand_processes_a_second_for_ten_seconds_are_caught_and_led_back(t
         host.make("/a")
         host.make("/b")
         began = time.monotonic()
-        storm = host.start("/a", script=f"exec {tmp_path}/storm 4 1000 10")
+        storm = host.start(
+            "/a", script=f"exec {tmp_path}/storm 4 1000 13"
+        )  # longer: a busy machine needs its time, too
         passes = 0
-        while time.monotonic() < began + 9.5:
+        while time.monotonic() < began + 10:
             apply(host, step("move_tasks", source="/a", target="/b"))
             _all_in("/b", "/a", host)
             revert(host)
