@@ -123,10 +123,14 @@ class Event:
             lines += self._change(decision.changed)
             outcome = self._engine().apply(self.name, read_steps(decision.items), created_by=CREATED_BY)
         except Exception as error:  # also a time limit: the others get their partition back whatever it is
-            try:
-                self._change({name: around.claims[name].steps for name in decision.changed})
-            except IsolationError as also:
-                raise IsolationError(f"{sentence_of(error)}; other claims stay without a partition: {also}") from error
+            failures = []
+            for name in decision.changed:
+                try:
+                    self._change({name: around.claims[name].steps})
+                except IsolationError as also:
+                    failures.append(f"the claim {name} stays without its partition: {also}")
+            if failures:
+                raise IsolationError("; ".join([sentence_of(error), *failures])) from error
             raise
         notes = outcome.notes
         lines.append(
