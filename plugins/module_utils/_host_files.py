@@ -17,12 +17,9 @@ from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional
 
 from ._engine.entries import libvirt_hook, persistent_claim, runner
 from ._engine.errors import IsolationError
-from ._engine.paths import CLAIMS, DEFAULT, EVENTS_LOCK, domain_file
+from ._engine.paths import CLAIMS, DEFAULT, EVENTS_LOCK, HOOK, RUNNER, UNIT, domain_file
 from ._engine.text.units import escape
 
-RUNNER = "/usr/local/lib/vfio-isolation"
-HOOK = "/etc/libvirt/hooks/qemu.d/vfio-isolation"
-UNIT = "/etc/systemd/system/vfio-isolation@.service"
 WANTS = "/etc/systemd/system/multi-user.target.wants"
 DAEMONS = ("libvirtd.service", "virtqemud.service")
 OLDEST = (3, 8)

@@ -17,9 +17,9 @@ from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, 
 
 from ._engine.errors import IsolationError, sentence_of
 from ._engine.kernel.host import TEMPORARY_SUFFIX, Host
-from ._engine.paths import CLAIMS, DOMAINS, LIBVIRT, ROOT
+from ._engine.paths import CLAIMS, DOMAINS, HOOK, LIBVIRT, ROOT, RUNNER, UNIT
 from ._engine.text.units import escape
-from ._host_files import DAEMONS, HOOK, OLDEST, RUNNER, UNIT, WANTS, Difference, File, runner_files
+from ._host_files import DAEMONS, OLDEST, WANTS, Difference, File, runner_files
 
 
 def check_persistable(claim: str) -> None:

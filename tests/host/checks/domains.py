@@ -13,7 +13,8 @@ import time
 from typing import Any
 
 from module_utils._engine.kernel.host import Host
-from module_utils._host_files import HOOK, RUNNER, hook_files
+from module_utils._engine.paths import HOOK, RUNNER
+from module_utils._host_files import hook_files
 from module_utils._install import Installation
 
 from .ground import at_end, read, sh

@@ -17,8 +17,8 @@ import time
 
 from module_utils._engine.kernel.host import Host
 from module_utils._engine.libvirt.events import Event
-from module_utils._engine.paths import DEFAULT, domain_file
-from module_utils._host_files import HOOK, unit_files
+from module_utils._engine.paths import DEFAULT, HOOK, domain_file
+from module_utils._host_files import unit_files
 from module_utils._install import Installation
 
 from .domains import PYTHON, install, told, xml

@@ -259,8 +259,7 @@ def check_required() -> None:
 def check_nothing_is_left() -> None:
     """A domain's end leaves no process of the hook; taking the hook away while a VM runs gives its claim back."""
     from module_utils._engine.kernel.host import Host
-    from module_utils._engine.paths import ROOT
-    from module_utils._host_files import HOOK, RUNNER
+    from module_utils._engine.paths import HOOK, ROOT, RUNNER
     from module_utils._install import Installation
 
     before = _two()

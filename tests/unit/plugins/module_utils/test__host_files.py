@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.host import Host
-from ansible_collections.vfio.isolation.plugins.module_utils._host_files import RUNNER, hook_files
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import RUNNER
+from ansible_collections.vfio.isolation.plugins.module_utils._host_files import hook_files
 from ansible_collections.vfio.isolation.plugins.module_utils._install import Installation
 
 PYTHON = "/usr/bin/python3"

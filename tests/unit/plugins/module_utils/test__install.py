@@ -13,11 +13,15 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError, Refused
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import DEFAULT, ROOT, domain_file
-from ansible_collections.vfio.isolation.plugins.module_utils._host_files import (
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import (
+    DEFAULT,
     HOOK,
+    ROOT,
     RUNNER,
     UNIT,
+    domain_file,
+)
+from ansible_collections.vfio.isolation.plugins.module_utils._host_files import (
     WANTS,
     claim_file,
     hook_files,
