@@ -34,3 +34,9 @@ def test_irqs_are_added_to_and_set() -> None:
 )
 def test_what_names_no_interrupt_is_refused(given: dict, words: str) -> None:
     assert words in refused("irq_affinity", **{"cpus": "4-7", **given})
+
+
+def test_a_pattern_that_cannot_be_one_names_no_interrupt() -> None:
+    """Up to Python 3.10 it is no pattern at all."""
+    said = refused("irq_affinity", cpus="4-5", names=["[z-a]"])
+    assert said.startswith("names: ") and "[z-a]" in said
