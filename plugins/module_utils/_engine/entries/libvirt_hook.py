@@ -84,5 +84,5 @@ def _log(line: str, failed: bool = False) -> None:
 
 
 def _printable(line: str) -> str:
-    """One line, whatever somebody's file has brought into it: syslog(3) takes no NUL, and has a line for a message."""
+    """One line, whatever a file has brought into it: for syslog(3) a NUL ends it, and a newline forges another."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)

@@ -65,7 +65,7 @@ def test_any_configuration_and_any_journal(arguments: List[str], configuration: 
 
 @pytest.mark.parametrize("option", ["a\0b", "\ud800", "a\nb"])
 def test_what_cannot_be_logged_as_it_is_keeps_no_domain_from_starting(option: str) -> None:
-    """syslog(3) takes no NUL, and no lone surrogate can be encoded."""
+    """No lone surrogate can be encoded, and what is said is one line."""
     configuration = json.dumps({"required": False, "isolate_vm_cpus": option}).encode()
     assert exit_code(EVENTS[0], XML.encode(), configuration) == 0
     assert exit_code(EVENTS[0], XML.encode(), json.dumps({option: 1}).encode()) == 1
