@@ -123,7 +123,7 @@ def cputune(
                 options[option] = check(options[option])
         guest = place(FactsTopology(topology), check_type_int(vcpus), **options)
         return xml(elements(guest, vcpu_scheduler or {}, iothread_scheduler or {}))
-    except (IsolationError, TypeError) as error:
+    except (IsolationError, TypeError, ValueError, OverflowError) as error:  # of numbers that are none, or have no end
         raise AnsibleFilterError(f"cputune: {error}") from error
 
 

@@ -24,6 +24,13 @@ def read_cpus(given: Any) -> CpuSet:
     return parse_list(",".join(str(item) for item in items))
 
 
+def _shown(given: Any) -> str:
+    try:
+        return repr(given)
+    except ValueError:  # Python has a limit for numbers
+        return "a number with too many digits"
+
+
 def cpu_filter(name: str, write: Callable[[CpuSet], Any]) -> type:
     """The FilterModule of the filter of that name, which raises AnsibleFilterError with what is wrong."""
 
@@ -31,7 +38,7 @@ def cpu_filter(name: str, write: Callable[[CpuSet], Any]) -> type:
         try:
             return write(read_cpus(cpus))
         except ValueError as error:
-            raise AnsibleFilterError(f"{name}: {cpus!r}: {error}") from error
+            raise AnsibleFilterError(f"{name}: {_shown(cpus)}: {error}") from error
 
     class FilterModule:
         """The filter."""

@@ -19,6 +19,7 @@ from xml.etree import ElementTree as ET
 
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cpus import (
+    LIMIT,
     NONE,
     CpuSet,
     format_list,
@@ -45,7 +46,7 @@ class FactsTopology(Topology):
             )
             self._cores = sorted(map(parse_list, facts["cores"]), key=min)
             self._l3 = [(parse_list(domain["cpus"]), int(domain["bytes"])) for domain in facts["l3"]]
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             message = (
                 f"topology: this is not what isolation_facts returns as topology ({type(error).__name__}: {error})"
             )
@@ -117,8 +118,10 @@ def place(
 
     Without `siblings` each vCPU has a core of its own.
     """
-    if vcpus < 1 or iothreads < 0:
-        raise IsolationError(f"vcpus: {vcpus} vCPUs and {iothreads} I/O threads cannot be; at least 1 and 0")
+    if vcpus < 1 or not 0 <= iothreads < LIMIT:
+        raise IsolationError(
+            f"vcpus: {vcpus} vCPUs and {iothreads} I/O threads cannot be; at least 1 and 0, and less than {LIMIT}"
+        )
     emulator = _optional(emulator_cpus, topology, "emulator_cpus")
     for_io = _optional(iothread_cpus, topology, "iothread_cpus") or emulator
     if for_io and not iothreads and iothread_cpus not in ("", None, []):
@@ -194,6 +197,8 @@ def elements(
 
 
 def _scheduler(given: Mapping[str, Any], option: str) -> dict[str, str]:
+    if not isinstance(given, Mapping):
+        raise IsolationError(f"{option}: expected scheduler and priority, not {given!r}")
     unknown = set(given) - {"scheduler", "priority"}
     name = given.get("scheduler")
     if unknown or name not in SCHEDULERS:

@@ -40,6 +40,14 @@ def validated(what: str, spec: Mapping[str, Mapping[str, Any]], given: Mapping[s
     return {option: available.get(option, spec[option].get("default")) for option in spec}
 
 
+def check_claim(name: Any) -> str:
+    """The name of a claim. Raises IsolationError if it is none."""
+    if not isinstance(name, str) or not name.isprintable() or not name.strip() or len(name) > 255:
+        shown = repr(name)[:80]
+        raise IsolationError(f"claim: {shown} is not a valid name; expected 1 to 255 printable characters")
+    return name
+
+
 def _element(what: str, option: str, kind: Any, value: Any) -> Any:
     """One element of a list; a number is good for text, as Ansible has it."""
     if kind == "str" and isinstance(value, int) and not isinstance(value, bool):

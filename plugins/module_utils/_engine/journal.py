@@ -15,6 +15,7 @@ import contextlib
 import json
 from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Set, Tuple
 
+from .arguments import check_claim
 from .errors import IsolationError
 from .model import Address, Claim, Journal, Step
 from .paths import JOURNAL, LOCK
@@ -84,6 +85,7 @@ class JournalFile:
     def _parse(self, content: Any) -> Journal:
         claims: Dict[str, Claim] = {}
         for name, claim in content["claims"].items():
+            check_claim(name)
             given = ((step["name"], dict(step["arguments"])) for step in claim["steps"])
             try:
                 steps = tuple(Step(step, self._complete(step, arguments)) for step, arguments in given)

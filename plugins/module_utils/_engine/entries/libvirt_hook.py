@@ -60,7 +60,7 @@ def main(arguments: Sequence[str], root: str = "") -> int:
     _log(sentence, failed=True)
     if not event.required:
         return 0
-    sys.stderr.write(f"vfio-isolation: {sentence}\n")
+    sys.stderr.write(f"vfio-isolation: {_printable(sentence)}\n")
     return 1
 
 
@@ -80,4 +80,9 @@ def _log(line: str, failed: bool = False) -> None:
     import syslog
 
     syslog.openlog("vfio-isolation", syslog.LOG_PID, syslog.LOG_DAEMON)
-    syslog.syslog(syslog.LOG_ERR if failed else syslog.LOG_INFO, line)
+    syslog.syslog(syslog.LOG_ERR if failed else syslog.LOG_INFO, _printable(line))
+
+
+def _printable(line: str) -> str:
+    """One line, whatever a file has brought into it: for syslog(3) a NUL ends it, and a newline forges another."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)

@@ -12,16 +12,21 @@ import json
 import sys
 from typing import Any, Dict, Sequence
 
+from ..arguments import check_claim
 from ..errors import IsolationError
 from ..kernel.host import Host
 from ..steps.catalog import read_steps
 from ..transaction.engine import Engine, Outcome
 
+VERBS = ("start", "stop")
+
 
 def main(arguments: Sequence[str]) -> int:
     """Be the unit's command; what it prints is in the journal of the system."""
-    verb, path = arguments
     try:
+        if len(arguments) != 2 or arguments[0] not in VERBS:
+            raise IsolationError(f"expected {' or '.join(VERBS)} and the file of a claim, not {list(arguments)}")
+        verb, path = arguments
         outcome = carry_out(verb, path, Host())
     except IsolationError as error:
         sys.stderr.write(f"{error}\n")
@@ -33,15 +38,20 @@ def main(arguments: Sequence[str]) -> int:
 
 def carry_out(verb: str, path: str, host: Host) -> Outcome:
     """Make the claim of a file, or revert it. Raises IsolationError."""
-    text = host.read_own(path)
+    try:
+        text = host.read_own(path)
+    except PermissionError:
+        raise IsolationError(f"only root may read {path}; run this as root") from None
     if text is None and verb == "stop":
         return Outcome(False, [], {}, {}, {}, [f"there is no file {path} any more, so its claim stays as it is"])
     if text is None:
         raise IsolationError(f"there is no file {path}")
     try:
         content: Dict[str, Any] = json.loads(text)
-        claim, steps = content["claim"], read_steps(content["steps"])
+        claim, steps = check_claim(content["claim"]), read_steps(content["steps"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IsolationError(f"{path} holds no claim ({type(error).__name__}: {error})") from None
+    except IsolationError as error:
+        raise IsolationError(f"{path}: {error}") from None
     engine = Engine(host)
     return engine.apply(claim, steps) if verb == "start" else engine.revert([claim])

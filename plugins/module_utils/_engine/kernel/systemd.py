@@ -50,6 +50,12 @@ def unit_of(cgroup: str) -> Optional[str]:
     return None
 
 
+def place_of_slice(unit: str) -> Optional[str]:
+    """The cgroup of a slice, such as /a.slice/a-b.slice, see systemd.slice(5); None if no slice has that name."""
+    names = unit[: -len(".slice")].split("-")
+    return None if "" in names else "".join(f"/{'-'.join(names[: n + 1])}.slice" for n in range(len(names)))
+
+
 def _units(note: str) -> List[str]:
     """Units by their names. Raises ValueError if there is another word, which systemctl might take for an option."""
     for word in note.split():

@@ -18,7 +18,7 @@ from ..kernel.libvirt import Domains, check_name
 from ..model import Claim, Step
 from ..paths import DEFAULT, EVENTS_LOCK, JOURNAL, TIMEOUT, domain_file
 from ..steps.catalog import read_steps
-from ..text.cgroup_path import normalized
+from ..text.cgroup_path import from_option
 from ..text.cpus import format_list
 from ..text.domain_xml import LIMIT, Domain, parse
 from ..transaction.engine import Engine
@@ -113,7 +113,7 @@ class Event:
     def _prepare(self) -> List[str]:
         domain, engine = self._domain(), self._engine()
         around = self._around(engine)
-        cgroup = normalized(self._variables["isolate_cgroup"] or domain.cgroup)
+        cgroup = from_option("isolate_cgroup", self._variables["isolate_cgroup"] or domain.cgroup)
         # Where somebody else's claim is for this cgroup, that says that all in it are VMs with CPUs of theirs.
         if all(claim.created_by == CREATED_BY for claim in reserving(around.claims, cgroup).values()):
             around = around._replace(others=_others(engine, cgroup, around.claims))

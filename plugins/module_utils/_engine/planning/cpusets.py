@@ -21,7 +21,7 @@ from ..kernel.cpuset import (
     MEMS,
     flag_kind,
 )
-from ..kernel.systemd import OVERRIDDEN
+from ..kernel.systemd import OVERRIDDEN, place_of_slice
 from ..model import Address
 from ..text.cgroup_path import lineage, parent_of
 from ..text.cpus import CpuSet, format_list
@@ -75,9 +75,19 @@ def need(view: View, cgroup: str) -> None:
             view.assign(Address(CONTROLLER, parent), "enabled")
         if view.planned.get(exists) == "absent":
             _forget(view, path)  # what an earlier step said of it: the later one has the last word
+        if view.get(exists) != "present":
+            _check_slice(view, path)
         view.assign(exists, "present")
         if not view.resources.cgroups.inherits:
             _take_tasks(view, path, parent)
+
+
+def _check_slice(view: View, path: str) -> None:
+    """Raise IsolationError if systemd would make a slice elsewhere than it is named, and leave it there."""
+    unit = view.resources.cgroups.owner(path)
+    if unit and unit.endswith(".slice") and place_of_slice(unit) != path:
+        made = place_of_slice(unit) or "nowhere"
+        raise IsolationError(f"{path} cannot be made: systemd has {unit} at {made}; name it as systemd.slice(5) says")
 
 
 def _take_tasks(view: View, path: str, parent: str) -> None:

@@ -83,7 +83,10 @@ def _chosen(arguments: Mapping[str, Any], view: View) -> Optional[List[int]]:
             raise IsolationError(f"irqs: there is no interrupt {number} with an affinity; see /proc/interrupts")
         numbers.add(number)
     for pattern in arguments["names"] or []:
-        found = {n for n in there if any(fnmatch.fnmatchcase(a, pattern) for a in irqs.actions(n).split(","))}
+        try:
+            found = {n for n in there if any(fnmatch.fnmatchcase(a, pattern) for a in irqs.actions(n).split(","))}
+        except re.error as error:  # up to Python 3.10, of a range such as [z-a]
+            raise IsolationError(f"names: {pattern!r} is not a pattern: {error}") from None
         if not found:
             raise IsolationError(f"names: no interrupt's handler is named {pattern!r}; see /proc/interrupts")
         numbers |= found

@@ -41,6 +41,8 @@ class ReserveCpus(StepType):
         cpus = view.evaluate(arguments["cpus"], "cpus")
         emulator = view.evaluate_optional(arguments["emulator_cpus"], "emulator_cpus")
         cgroup = cgroup_path.from_option("cgroup", arguments["cgroup"])
+        # Also if the strategy has no use for it: a claim that is reverted asks for it.
+        cgroup_path.from_option("host_cgroup", arguments["host_cgroup"])
         version, release = view.resources.cgroups.version, view.resources.host.kernel_release()
         strategy, reason = choose(arguments["strategy"], version, release, cgroup)
         view.notes.update(strategy=strategy, strategy_reason=reason)

@@ -23,6 +23,7 @@ from typing import (
     TypeVar,
 )
 
+from ..arguments import check_claim
 from ..errors import IsolationError, sentence_of
 from ..journal import JournalFile
 from ..kernel.host import Host
@@ -116,8 +117,7 @@ class Engine:
         created_by: str = "",
     ) -> Outcome:
         """Make the claim these steps; those of `acting` that are actions run if anything is to be done."""
-        if not claim.isprintable() or not claim.strip() or len(claim) > 255:
-            raise IsolationError(f"claim: {claim[:40]!r} is not a valid name; expected 1 to 255 printable characters")
+        check_claim(claim)
         old = journal.claims.get(claim)
         if old and old.created_by != created_by:
             whose = f"it is {old.created_by}'s" if old.created_by else f"{created_by} did not make it"

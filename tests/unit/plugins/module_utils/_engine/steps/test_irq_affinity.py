@@ -140,3 +140,9 @@ def test_a_ban_that_cannot_be_lifted_stays_owed() -> None:
         engine(kernel).revert()
         assert kernel.part(Irqbalance).banned == numbers("") and kernel.irqs[0] == numbers("0-7")
         assert before["/proc/irq/default"] == kernel.snapshot()["/proc/irq/default"]
+
+
+def test_a_pattern_that_cannot_be_one_names_no_interrupt() -> None:
+    """Up to Python 3.10 it is no pattern at all."""
+    said = refused("irq_affinity", cpus="4-5", names=["[z-a]"])
+    assert said.startswith("names: ") and "[z-a]" in said

@@ -65,3 +65,20 @@ def test_a_node_list_that_cannot_be_read_is_refused_and_not_guessed(tmp_path: Pa
     with pytest.raises(IsolationError, match="host_mems: 'N0N1': expected a number"):
         Engine(FakeHost(str(tmp_path), V1)).apply("vm", [reserve], check=True)
     assert "is for strategy tasks, on cgroup v1" in refused("reserve_cpus", cpus="4-5", host_mems="0")
+
+
+@pytest.mark.parametrize("strategy", ["partition", "slices"])
+def test_a_host_cgroup_that_is_no_path_is_refused_by_every_strategy(strategy: str) -> None:
+    """A claim that has it could not be reverted."""
+    for path in ("\ud800", "/../x", "a\0b"):
+        said = refused("reserve_cpus", cpus="4-5", strategy=strategy, host_cgroup=path)
+        assert said.startswith("host_cgroup: ") and "is not the path of a cgroup" in said
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "place"),
+    [("/a-b.slice", "/a.slice/a-b.slice"), ("/-a.slice", "nowhere"), ("/x.slice/y.slice", "/y.slice")],
+)
+def test_a_slice_that_systemd_would_make_elsewhere_is_refused(cgroup: str, place: str) -> None:
+    said = refused("reserve_cpus", cpus="4-5", cgroup=cgroup, strategy="partition")
+    assert f"{cgroup} cannot be made: systemd has " in said and f" at {place}; " in said
