@@ -144,7 +144,7 @@ def check_configuration_is_root_s() -> None:
     os.chown(path, 0, 0)
     for text, words in (
         ("{", "cannot be read"),
-        ("[1]", "it is no JSON object"),
+        ("[1]", "it is not a JSON object"),
         ('{"isolate_strategy": "fast"}', "isolate_strategy is 'fast'; expected one of auto, partition"),
         ('{"isolate_irqs": "yes"}', "isolate_irqs is 'yes'; expected bool"),
         ('{"isolate_claim": "x"}', "has no option isolate_claim"),

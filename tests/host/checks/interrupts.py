@@ -70,7 +70,7 @@ def _banned() -> set:
     from module_utils._engine.text.cpus import parse_mask
 
     irqbalance = Irqbalance(Host())
-    answer = irqbalance._ask(irqbalance.running(), "setup")
+    answer = Host().converse(irqbalance.where(irqbalance.running()), "setup")
     return set(parse_mask(re.search(r"BANNED ([0-9a-f,]+)", answer).group(1)))
 
 
