@@ -4,11 +4,11 @@
 
 # make isolate    builds and boots a virtual VFIO host, and isolates its CPUs 4-7
 # make audit      shows what is claimed there and what has drifted
-# make revert     gives everything back
+# make revert     reverts everything
 # make stop       stops the virtual host
 #
 # make isolate INVENTORY=hosts.ini VM_CPUS=8-15,24-31 EXTRA='--check --diff'
-#                 the same on your own machines, here only telling what would change
+#                 the same on your own machines, but only shows what would change
 #
 # make test       all tests: make lint, make unit, make host
 # make bench      the figures
@@ -17,9 +17,9 @@
 VM_CPUS ?= 4-7
 INVENTORY ?=
 EXTRA ?=
-# Debian's own, the one that the package python3-venv completes.
+# Debian's Python, the one that the package python3-venv extends.
 PYTHON ?= /usr/bin/python3
-# Pythons of managed hosts that the unit tests run with besides, where they are installed.
+# Pythons of managed hosts that the unit tests also run with, if they are installed.
 UNIT_PYTHONS ?= 3.8
 
 SHELL := bash

@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""What is known of a host without changing it: topology, what it supports, claims, drift."""
+"""What can be read of a host without changing it: topology, what it supports, claims, drift."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""The texts of all files that are put on a host: runner, hook, unit, configuration."""
+"""The texts of all files that are installed on a host: runner, hook, unit, configuration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ._engine.text.units import escape
 WANTS = "/etc/systemd/system/multi-user.target.wants"
 DAEMONS = ("libvirtd.service", "virtqemud.service")
 OLDEST = (3, 8)
-# What the runner can start. Ansible brings only what is imported, so all are, with what they import themselves.
+# What the runner can start. Ansible copies only what is imported, so all are imported here.
 ENTRIES = (libvirt_hook, persistent_claim, runner)
 
 MAIN = """\
@@ -33,25 +33,25 @@ import os
 import sys
 from importlib import import_module
 
-# Virtual machines wait for this: it ends too soon to look for garbage, or to take itself apart at the end.
+# Virtual machines wait for this short run: no garbage collection, and no cleanup of the interpreter at the end.
 gc.disable()
 code = import_module("engine.entries." + sys.argv[1]).main(sys.argv[2:])
 sys.stdout.flush()
-sys.stderr.flush()  # before Python 3.9, a pipe gets it late
+sys.stderr.flush()  # buffered before Python 3.9 if it is a pipe
 os._exit(code)
 """
 
-# A shell first: for most events it is all that runs, and libvirtd's AppArmor profile lets the interpreter of a script
-# do less than a program of /usr/bin.
+# A shell first: for most events nothing else runs, and libvirtd's AppArmor profile allows the interpreter of a script
+# less than a program in /usr/bin.
 HOOK_TEXT = """\
 #!/bin/sh
-# Made by the role vfio.isolation.libvirt_hook. What it does is in the journal: journalctl -t vfio-isolation
+# Installed by the role vfio.isolation.libvirt_hook. Its log is in the systemd journal: journalctl -t vfio-isolation
 case $2-$3 in
     prepare-begin | release-end) ;;
-    # Only where a domain has had a claim since the host has started.
+    # Only if a domain has had a claim since the host booted.
     started-begin) [ -e {lock} ] || exit 0 ;;
-    # At start it is too late and at stopped too early; after reconnect and attach a domain runs on; with nothing on
-    # standard output the XML of one that migrates or is restored stays as it is.
+    # start comes too late and stopped too early; after reconnect and attach a domain keeps running; migrate and restore
+    # leave the XML as it is if nothing is on standard output.
     *) exit 0 ;;
 esac
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
@@ -60,7 +60,7 @@ exec {python} -I -S {runner} {entry} "$@"
 """
 
 UNIT_TEXT = """\
-# Made by vfio.isolation.transaction, for claims that persist.
+# Installed by vfio.isolation.transaction, for claims that persist.
 [Unit]
 Description=CPU isolation for virtual machines, claim %I
 Documentation=https://github.com/vfio-isolation/vfio.isolation
@@ -80,14 +80,14 @@ WantedBy=multi-user.target
 
 
 class File(NamedTuple):
-    """A file of ours: what is in it, and its mode."""
+    """A file of ours: its text and its mode."""
 
     text: str
     mode: int = 0o644
 
 
 class Difference(NamedTuple):
-    """A file that is not as it should be; None where there is none, or is to be none."""
+    """A file that is not as it should be; None if it does not exist, or should not."""
 
     path: str
     before: Optional[File]
@@ -103,7 +103,7 @@ def runner_files() -> Dict[str, File]:
 def hook_files(
     domains: Mapping[str, Mapping[str, Any]], default: Optional[Mapping[str, Any]], python: str
 ) -> Dict[str, File]:
-    """The hook, and what each domain is configured to. Options that are None are not written: they have defaults."""
+    """The hook, and the configuration of each domain. Options that are None are not written: they have defaults."""
     text = HOOK_TEXT.format(python=python, runner=RUNNER, entry=_name(libvirt_hook), lock=EVENTS_LOCK)
     files = {HOOK: File(text, 0o755)}
     files.update({domain_file(name): _json(given) for name, given in domains.items()})
@@ -133,7 +133,7 @@ def _json(content: Mapping[str, Any]) -> File:
 
 
 def _sources() -> Dict[str, str]:
-    """The engine's files by their paths below its package, be it in a directory or in Ansible's zip."""
+    """The engine's files by their paths below its package, which is a directory or in Ansible's zip."""
     found: Dict[str, str] = {}
     pending = [(f"{__package__}._engine", "")]
     while pending:
@@ -151,7 +151,7 @@ def _sources() -> Dict[str, str]:
 def _source(name: str) -> str:
     spec = find_spec(name)
     loader: Any = spec.loader if spec else None
-    # Not get_source(), with which not all loaders agree whether it is bytes.
+    # Not get_source(): loaders disagree whether it returns bytes.
     source: bytes = loader.get_data(spec.origin) if spec and loader else b""
     if not source:
         raise IsolationError(f"the source of {name} cannot be read, so there is nothing to install")

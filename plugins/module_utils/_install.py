@@ -4,9 +4,9 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""Puts the host runner on a host, the engine's own files as they are, with what starts it: libvirt's hook, a unit.
+"""Installs the host runner on a host: the engine's files as they are, and what starts it: libvirt's hook, a unit.
 
-All of a host's files are listed first and then compared with what is there, so check mode and a second run follow.
+All files are listed first and then compared with those on the host, so check mode and a second run follow from that.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ def check_python(host: Host, python: str) -> None:
 
 
 class Installation:
-    """What is on a host of all this. Each change returns what differs; with `check`, nothing is written."""
+    """What is installed on a host. Each change returns the differences; with `check`, nothing is written."""
 
     def __init__(self, host: Host, check: bool) -> None:
         self._host = host
         self._check = check
-        self._put_back: Dict[str, Callable[[], None]] = {}  # of each file that was changed, what undoes that
+        self._put_back: Dict[str, Callable[[], None]] = {}  # for each changed file, what undoes the change
 
     def hook(self, wanted: Mapping[str, File]) -> List[Difference]:
-        """Have libvirt's hook with these files. A libvirt that has not seen a hook before is asked to look."""
+        """Install libvirt's hook with these files. If the hook is new, libvirt is reloaded to find it."""
         found = self._change({**runner_files(), **wanted}, (RUNNER, HOOK, HOOK + TEMPORARY_SUFFIX, LIBVIRT))
         with self._undone_on_failure(found):
             if any(change.path == HOOK and change.before is None for change in found):
@@ -60,7 +60,7 @@ class Installation:
         return found
 
     def unhook(self) -> List[Difference]:
-        """Have no hook, and no runner if no claim persists."""
+        """Remove the hook, and the runner if no claim persists."""
         found = self._change({}, (HOOK, HOOK + TEMPORARY_SUFFIX, LIBVIRT, *([] if self.persistent() else [RUNNER])))
         if found:
             with self._undone_on_failure(found):
@@ -69,13 +69,13 @@ class Installation:
         return found
 
     def persistent(self) -> Set[str]:
-        """The claims that come back at boot, as the instances of their units; also where only a part of one is left."""
+        """The claims that are applied at boot, as instances of the unit; also if only a part of one is left."""
         links = (re.match(r"vfio-isolation@(.+)\.service\Z", name) for name in self._host.list(WANTS))
         files = (re.match(r"(.+)\.json\Z", name) for name in self._host.list(CLAIMS))
         return {match[1] for match in (*links, *files) if match}
 
     def persist(self, claim: str, wanted: Mapping[str, File]) -> List[Difference]:
-        """Have a claim come back at boot. If that fails, nothing is changed. Raises IsolationError."""
+        """Have a claim applied at boot. If that fails, nothing is changed. Raises IsolationError."""
         found = self._change({**runner_files(), **wanted}, (RUNNER,))
         written = list(found)
         unit = f"vfio-isolation@{escape(claim)}.service"
@@ -89,7 +89,7 @@ class Installation:
         return found
 
     def stop_persisting(self, claims: Optional[Iterable[str]]) -> List[Difference]:
-        """Have claims (all, if None) not come back at boot, and no runner if nothing needs it.
+        """Have claims (all if None) no longer applied at boot, and remove the runner if nothing needs it.
 
         If that fails, nothing is changed. Raises IsolationError.
         """
@@ -99,7 +99,7 @@ class Installation:
             return []
         names = [f"vfio-isolation@{instance}.service" for instance in sorted(leaving)]
         units = {} if self._check else {unit: self._state(unit) for unit in names}
-        # The claims' files first: without its file, a unit that stops leaves its claim as it is.
+        # The claims' files first: a unit that stops without its file leaves its claim as it is.
         found = self._change({}, [f"{CLAIMS}/{instance}.json" for instance in leaving])
         with self._undone_on_failure(found, units):
             if not self._check:
@@ -112,10 +112,10 @@ class Installation:
         return found
 
     def _change(self, wanted: Mapping[str, File], owned: Iterable[str]) -> List[Difference]:
-        """Make the files below the directories (or the files) `owned`, and those wanted, just those wanted."""
-        there = {path for place in owned for path in _below(self._host, place)}
+        """Make the wanted files the only ones, of those wanted and those in `owned` (directories or files)."""
+        existing = {path for place in owned for path in _below(self._host, place)}
         found = []
-        for path in sorted({*wanted, *there}):
+        for path in sorted({*wanted, *existing}):
             before, after = _present(self._host, path), wanted.get(path)
             if before != (after and after._replace(text=after.text.rstrip("\n"))):
                 found.append(Difference(path, before, after))
@@ -138,7 +138,7 @@ class Installation:
     def _undone_on_failure(
         self, written: Sequence[Difference], units: Optional[Mapping[str, Set[str]]] = None
     ) -> Iterator[None]:
-        """If what is done in here fails, put back what was written, and give units the states that they had."""
+        """If what is done in here fails, restore what was written, and the former states of units."""
         known = units or {}
         try:
             yield
@@ -146,7 +146,7 @@ class Installation:
             failures = []
             for unit, states in known.items():
                 if "enabled" not in states:
-                    self._host.ask("systemctl", "disable", "--", unit)  # as long as its file is there
+                    self._host.ask("systemctl", "disable", "--", unit)  # while its file exists
             for change in _in_order([Difference(path, after, before) for path, before, after in written]):
                 try:
                     self._put_back.get(change.path, lambda: None)()
@@ -167,16 +167,16 @@ class Installation:
             raise
 
     def _state(self, unit: str) -> Set[str]:
-        """The words that systemd has for a unit, such as `active` and `enabled`."""
+        """The states of a unit in systemd's words, such as `active` and `enabled`."""
         state = self._host.ask("systemctl", "show", "--value", "-p", "UnitFileState,ActiveState", "--", unit)
         return set((state or "").split())
 
     def _tidy(self) -> None:
-        """Remove what is left of directories."""
+        """Remove directories that are left."""
         if self._check:
             return
         if not self._host.exists(f"{RUNNER}/__main__.py"):
-            self._host.remove_tree(RUNNER)  # what Python has compiled
+            self._host.remove_tree(RUNNER)  # what Python compiled
         hooks = HOOK.rpartition("/")[0]
         for directory in (DOMAINS, LIBVIRT, CLAIMS, ROOT, hooks):
             self._host.remove_empty(directory)
@@ -191,7 +191,7 @@ class Installation:
 
 
 def _in_order(changes: Sequence[Difference]) -> List[Difference]:
-    """The hook is there last and goes first: it needs the others, which by their paths come behind it."""
+    """Write the hook last and remove it first: it needs the other files, whose paths sort behind its path."""
     by_path = sorted(changes, key=lambda change: change.path)
     coming = [change for change in reversed(by_path) if change.after is not None]
     return coming + [change for change in by_path if change.after is None]
@@ -203,7 +203,7 @@ def _present(host: Host, path: str) -> Optional[File]:
 
 
 def _below(host: Host, place: str) -> List[str]:
-    """The files below a directory, or the file itself, except what Python has compiled."""
+    """The files below a directory, or the file itself, except what Python compiled."""
     below = host.directories(place)
     if below is None:
         return [place] if host.mode(place) is not None else []

@@ -55,7 +55,7 @@ def run_step(name: str) -> None:
             outcome = engine.once(step, module.check_mode)
         else:
             outcome = engine.extend(module.params["claim"], step, module.check_mode)
-        # What other claims reserve is not the word of this module.
+        # What other claims reserve is not this module's result.
         notes = outcome.notes if name == "reserve_cpus" else {}
         return {**to_result(module, outcome._replace(notes=notes)), **outcome.actions.get(name, {})}
 
@@ -77,7 +77,7 @@ def to_result(module: AnsibleModule, outcome: Outcome) -> Dict[str, Any]:
     """An outcome as a module's result."""
     for warning in outcome.warnings:
         module.warn(warning)
-    # Addresses as plain text: Ansible passes on what it knows.
+    # Addresses as plain text: Ansible passes on only types that it knows.
     changes = [{**change._asdict(), "address": str(change.address)} for change in outcome.changes]
     result: Dict[str, Any] = {
         "changed": outcome.changed,
@@ -95,16 +95,16 @@ def to_result(module: AnsibleModule, outcome: Outcome) -> Dict[str, Any]:
 
 
 def stop_persisting(module: AnsibleModule, engine: Engine, claims: Optional[Sequence[str]]) -> Sequence[Any]:
-    """Have claims (all, if None) not come back at boot. Returns the files that this removes."""
+    """Have claims (all if None) no longer applied at boot. Returns the files that this removes."""
     if not engine.host.exists(CLAIMS):
         return ()
-    from ._install import Installation  # only where there is something to remove
+    from ._install import Installation  # only if there is something to remove
 
     return Installation(engine.host, module.check_mode).stop_persisting(claims)
 
 
 def with_files(module: AnsibleModule, result: Dict[str, Any], changes: Sequence[Any]) -> Dict[str, Any]:
-    """A module's result with files of ours that it has changed: `_install.Difference`s."""
+    """A module's result with files of ours that it changed: `_install.Difference`s."""
     result = {**result, "changed": result["changed"] or bool(changes), "files": [change.path for change in changes]}
     if module._diff and changes:
         shown = [result["diff"]] if result["changes"] else []
@@ -116,7 +116,7 @@ def with_files(module: AnsibleModule, result: Dict[str, Any], changes: Sequence[
 
 
 def _shown(path: str, file: Any) -> str:
-    """A file for people: of the engine's own files only how long they are."""
+    """A file for people to read: of the engine's files only their length."""
     if file is None:
         return ""
     return f"{len(file.text.splitlines())} lines\n" if path.endswith(".py") else file.text.rstrip("\n") + "\n"

@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""Imports out of Ansible's zip in half the time: each module is compiled once, not twice.
+"""Imports from Ansible's zip in half the time: each module is compiled once, not twice.
 
 To know a module's file name, Python's zipimporter compiles the module, and does so again to run it:
 https://github.com/python/cpython/issues/141276. The file name follows from the module's name.
@@ -28,7 +28,7 @@ class ZipImporter(zipimporter):
 
 
 def compile_once() -> None:
-    """Have what is imported from now on compiled once. Without a zip, nothing changes."""
+    """Compile once what is imported from now on. Without a zip, nothing changes."""
     hooks: List[Any] = sys.path_hooks
     if ZipImporter in hooks:
         return

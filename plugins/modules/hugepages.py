@@ -17,7 +17,7 @@ description:
   - Writes to C(/sys/devices/system/node/nodeN/hugepages/hugepages-SIZE/nr_hugepages). See
     C(Documentation/admin-guide/mm/hugetlbpage.rst) in the kernel sources.
   - It is an error if the kernel cannot give as many pages. Then everything is as it was before, and the message says
-    how many the kernel could give. Free memory must be contiguous, so put M(vfio.isolation.drop_caches) and
+    how many the kernel could allocate. Free memory must be contiguous, so put M(vfio.isolation.drop_caches) and
     M(vfio.isolation.compact_memory) in front of this step. Pages of 1 GiB can often be reserved at boot only.
   - A revert sets the number of pages back. Pages that are still in use are freed by the kernel when they are not any
     more.
@@ -112,7 +112,7 @@ left_alone:
       type: str
   sample:
     - address: memory.hugepages:node0/2048kB
-      reason: "16 pages are still in use: the kernel frees each when it is not any more"
+      reason: "16 pages are still in use: the kernel frees each when it is no longer in use"
 """
 
 from ansible_collections.vfio.isolation.plugins.module_utils._module import run_step

@@ -16,7 +16,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cpus i
 
 
 def read_cpus(given: Any) -> CpuSet:
-    """A CPU list, a number, or a list of such. Raises ValueError with what was expected."""
+    """A CPU list, a number, or a list of these. Raises ValueError with what was expected."""
     items = given if isinstance(given, (list, tuple, set, frozenset)) else [given]
     for item in items:
         if isinstance(item, bool) or not isinstance(item, (str, int)):
@@ -32,7 +32,7 @@ def _shown(given: Any) -> str:
 
 
 def cpu_filter(name: str, write: Callable[[CpuSet], Any]) -> type:
-    """The FilterModule of the filter of that name, which raises AnsibleFilterError with what is wrong."""
+    """The FilterModule of the filter with that name, which raises AnsibleFilterError if its input is not valid."""
 
     def apply(cpus: Any) -> Any:
         try:

@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""Pinning out of topology: the elements of a libvirt domain that say where its threads run.
+"""Pinning from topology: the elements of a libvirt domain that say where its threads run.
 
 Source: libvirt, Domain XML format, sections CPU allocation, IOThreads allocation, CPU tuning, NUMA node tuning,
 CPU model and topology.
@@ -32,10 +32,10 @@ SCHEDULERS = ("batch", "idle", "fifo", "rr")
 
 
 class FactsTopology(Topology):
-    """The topology of a host as M(vfio.isolation.isolation_facts) tells it."""
+    """The topology of a host as M(vfio.isolation.isolation_facts) returns it."""
 
     def __init__(self, facts: Mapping[str, Any]) -> None:
-        """Raises IsolationError where this is not such a topology."""
+        """Raises IsolationError if this is not such a topology."""
         try:
             self._possible = parse_list(facts["possible"])
             self._online = parse_list(facts["online"])
@@ -102,7 +102,7 @@ class Guest:
     emulator: CpuSet
     iothreads: int
     iothread_cpus: CpuSet
-    nodes: CpuSet  # of the vCPUs; none where the host has one only
+    nodes: CpuSet  # of the vCPUs; none if the host has only one
 
 
 def place(
@@ -120,7 +120,7 @@ def place(
     """
     if vcpus < 1 or not 0 <= iothreads < LIMIT:
         raise IsolationError(
-            f"vcpus: {vcpus} vCPUs and {iothreads} I/O threads cannot be; at least 1 and 0, and less than {LIMIT}"
+            f"vcpus: {vcpus} vCPUs and {iothreads} I/O threads; expected at least 1 and 0, and less than {LIMIT}"
         )
     emulator = _optional(emulator_cpus, topology, "emulator_cpus")
     for_io = _optional(iothread_cpus, topology, "iothread_cpus") or emulator
@@ -133,9 +133,9 @@ def place(
     if len(chosen) < vcpus:
         what = "CPUs" if siblings else "cores"
         used = format_list(asked & (emulator | for_io))
-        but = f", {used} of them for emulator and I/O threads" if used else ""
+        used_up = f", {used} of them for emulator and I/O threads" if used else ""
         raise IsolationError(
-            f"vcpus: {vcpus} vCPUs need as many {what}, but {format_list(asked)} has {len(chosen)}{but}"
+            f"vcpus: {vcpus} vCPUs need as many {what}, but {format_list(asked)} has {len(chosen)}{used_up}"
         )
     pins = chosen[:vcpus]
     whole = {len(core) for core in cores if pins[-1] in core or core[0] in pins}

@@ -115,12 +115,12 @@ def test_libvirt_takes_the_pinning(libvirt_host: VirtualHost, tmp_path: Path) ->
     # Emulated, a domain cannot have its host's CPU model.
     elements = kernel(libvirt_host, "/run/pinned.xml").replace('mode="host-passthrough"', "")
     define(libvirt_host, "pinned", elements)
-    told = libvirt_host.run(
+    printed = libvirt_host.run(
         "virsh vcpupin pinned; virsh emulatorpin pinned; virsh iothreadinfo pinned; virsh numatune pinned"
     )
-    pins = [line.split() for line in told.stdout.splitlines() if line.split()[:1] in (["0"], ["*:"], ["1"])]
-    assert pins == [["0", "4"], ["1", "5"], ["*:", "2-3"], ["1", "2-3"]], told.stdout
-    assert "numa_nodeset : 1" in " ".join(told.stdout.split()), told.stdout
+    pins = [line.split() for line in printed.stdout.splitlines() if line.split()[:1] in (["0"], ["*:"], ["1"])]
+    assert pins == [["0", "4"], ["1", "5"], ["*:", "2-3"], ["1", "2-3"]], printed.stdout
+    assert "numa_nodeset : 1" in " ".join(printed.stdout.split()), printed.stdout
     started = libvirt_host.run("virsh start pinned")
     assert started.returncode == 0, started.stdout
     threads = libvirt_host.run(

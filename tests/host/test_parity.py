@@ -220,7 +220,7 @@ def _amount(left: Differences) -> Counter[str]:
     return amount
 
 
-def _told(amount: Counter[str]) -> str:
+def _shown(amount: Counter[str]) -> str:
     parts = ", ".join(f"{kind} {number}" for kind, number in sorted(amount.items()))
     return f"{amount.total()} ({parts})" if parts else "0"
 
@@ -234,8 +234,8 @@ def test_table(measured_v2: Measured, measured_v1: Measured, capsys: pytest.Capt
         amounts = {"theirs": _amount(measured["their_left"]), "ours": _amount(measured["our_left"])}
         for who, amount in amounts.items():
             totals[who] += amount
-        rows.append((line.name, f"v{line.version}", _told(amounts["theirs"]), _told(amounts["ours"])))
-    rows.append((f"all {len(LINES)} lines", "", _told(totals["theirs"]), _told(totals["ours"])))
+        rows.append((line.name, f"v{line.version}", _shown(amounts["theirs"]), _shown(amounts["ours"])))
+    rows.append((f"all {len(LINES)} lines", "", _shown(totals["theirs"]), _shown(totals["ours"])))
     head = [("line", "cgroup", "settings that `vfio-isolate restore` did not give back", "here"), ("---",) * 4]
     with capsys.disabled():
         print("", *(f"| {' | '.join(row)} |" for row in head + rows), sep="\n")

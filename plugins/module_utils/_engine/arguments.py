@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""Options as JSON brings them, checked against an argument spec without Ansible."""
+"""Options from JSON, checked against an argument spec without Ansible."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def validated(what: str, spec: Mapping[str, Mapping[str, Any]], given: Mapping[s
         raise IsolationError(f"{what} needs {', '.join(missing)}")
     for option, value in given.items():
         kind = spec[option]["type"]
-        is_number = not isinstance(value, bool)  # Python takes a bool for an int
+        is_number = not isinstance(value, bool)  # in Python a bool is an int
         fits = isinstance(value, TYPES.get(kind, object)) and (is_number or kind in ("bool", "raw"))
         if value is not None and not fits:
             raise IsolationError(f"{what}: {option} is {value!r}; expected {kind}")
@@ -49,7 +49,7 @@ def check_claim(name: Any) -> str:
 
 
 def _element(what: str, option: str, kind: Any, value: Any) -> Any:
-    """One element of a list; a number is good for text, as Ansible has it."""
+    """One element of a list; a number is accepted as text, as in Ansible."""
     if kind == "str" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, TYPES.get(kind, object)) or (isinstance(value, bool) and kind == "int"):

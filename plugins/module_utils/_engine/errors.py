@@ -17,7 +17,7 @@ class IsolationError(Exception):
 
 
 class TimeLimit(Exception):
-    """An alarm in the middle of anything. Not an IsolationError: what goes on after one must not go on now."""
+    """A time limit that ends a run anywhere. Not an IsolationError: what continues after one must not continue now."""
 
 
 class Refused(IsolationError):
@@ -31,7 +31,7 @@ class Refused(IsolationError):
 
     @classmethod
     def of(cls, error: OSError, where: str, value: str) -> Refused:
-        """An OSError of a write to the file `where`."""
+        """From the OSError of a write to the file `where`."""
         code = error.errno or 0
         name = errno.errorcode.get(code, "error")
         return cls(where, value, f"{os.strerror(code)} ({name})", code)
@@ -40,7 +40,7 @@ class Refused(IsolationError):
 class Skipped(Exception):
     """A setting that a kind does not change, for this reason; never an error.
 
-    `permanent` if the kernel keeps it as long as it exists, so that trying again is of no use.
+    `permanent` if it stays so as long as the setting exists: then trying again is useless.
     """
 
     def __init__(self, reason: str, permanent: bool = False) -> None:
@@ -49,5 +49,5 @@ class Skipped(Exception):
 
 
 def sentence_of(error: BaseException) -> str:
-    """An exception as a part of a sentence: its text, if that was written for people, else with its name."""
+    """An exception as a part of a sentence: its text if that was written for people, else with its type."""
     return str(error) if isinstance(error, (IsolationError, TimeLimit)) else f"{type(error).__name__}: {error}"

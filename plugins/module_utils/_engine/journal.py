@@ -28,8 +28,8 @@ FORMAT = 1
 class JournalFile:
     """Where the journal of one host is kept.
 
-    The keys in the file are an interface: the libvirt hook of an older version may read them. So what is `created_by`
-    here is `maker` there, and the permanent skips are `refused`.
+    The keys in the file are an interface: the libvirt hook of an older version may read them. So
+    `created_by` is `maker` in the file, and the permanent skips are `refused`.
     """
 
     def __init__(self, resources: Resources, complete: Callable[[str, Dict[str, Any]], Dict[str, Any]]) -> None:
@@ -42,7 +42,7 @@ class JournalFile:
 
     @contextlib.contextmanager
     def locked(self, timeout: float) -> Iterator[None]:
-        """Hold the lock of this host, after waiting for it `timeout` seconds at most."""
+        """Hold the lock of this host, after waiting for it at most `timeout` seconds."""
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(self._host.locked(LOCK, timeout))
@@ -53,11 +53,11 @@ class JournalFile:
                     f"another run has held {LOCK} for more than {timeout:g} s; wait for its end, or raise lock_timeout"
                 ) from None
             except OSError as error:  # a directory, say
-                raise IsolationError(f"{LOCK} cannot be locked: {error}; look at it, and remove it") from None
+                raise IsolationError(f"{LOCK} cannot be locked: {error}; inspect it, and remove it") from None
             yield
 
     def load(self) -> Journal:
-        """The journal; an empty one if there is none, or if it is of another boot (see `warning`).
+        """The journal; an empty one if there is none, or if it is from another boot (see `warning`).
 
         Raises IsolationError if it cannot be trusted.
         """
@@ -66,7 +66,7 @@ class JournalFile:
         except PermissionError:
             raise IsolationError("isolation needs root on the host; run this with become: true") from None
         except IsolationError as error:
-            raise self._foreign("others than root may write it") from error
+            raise self._foreign("users other than root may write it") from error
         if text is None:
             return Journal({}, {})
         try:
@@ -74,7 +74,7 @@ class JournalFile:
             if content["format"] != FORMAT:
                 raise self._foreign(f"its format is {content['format']!r}, this version reads {FORMAT}")
             if content["boot_id"] != self._host.boot_id():
-                self.warning = f"the journal {JOURNAL} was of another boot, whose settings are gone: it was discarded"
+                self.warning = f"the journal {JOURNAL} was from another boot, whose settings are gone: it was discarded"
                 return Journal({}, {})
             return self._parse(content)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -102,8 +102,8 @@ class JournalFile:
     @staticmethod
     def _foreign(why: str) -> IsolationError:
         return IsolationError(
-            f"{JOURNAL} is not a journal to trust: {why}. Nothing was changed. Look at it, and remove it if what it"
-            " says is of no use; a reboot removes it and resets the host, too"
+            f"{JOURNAL} cannot be trusted: {why}. Nothing was changed. Inspect it, and remove it if you do not need it;"
+            " a reboot removes it and resets the host, too"
         )
 
     def _address(self, text: str) -> Address:
@@ -118,7 +118,7 @@ class JournalFile:
                 self._checked.add(setting)
 
     def save(self, journal: Journal) -> None:
-        """Make the journal durable; without a claim there is nothing to keep, and the file goes."""
+        """Make the journal durable; without a claim there is nothing to keep, and the file is removed."""
         if not journal.claims:
             self._host.remove(JOURNAL)
             return

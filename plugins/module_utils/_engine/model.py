@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""What the engine speaks of: addresses, steps, claims, the journal, changes. Values only; nothing here reads a host."""
+"""The engine's vocabulary: addresses, steps, claims, the journal, changes. Values only; nothing here reads a host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Opt
 
 
 class Address(str):
-    """The address of one setting, `KIND:NAME`: a value, and at once the text that journals and results show.
+    """The address of one setting, `KIND:NAME`: a value, and also the text that journals and results show.
 
     Without a name it stands for all settings of a kind.
     """
@@ -31,7 +31,7 @@ class Address(str):
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """An address out of a journal or an option; whether there is such a kind and name, the table of kinds knows."""
+        """An address from a journal or an option; only the table of kinds knows whether such a kind and name exist."""
         kind, _colon, name = text.partition(":")
         return cls(kind, name)
 
@@ -52,9 +52,9 @@ class Step(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What one owner wants: its steps, and the addresses that they have set so far.
+    """What one owner wants: its steps, and the addresses that they set so far.
 
-    `created_by` is empty, or names the program whose claim it is: nobody else changes it, though anybody may revert it.
+    `created_by` is empty, or names the program that made the claim: nobody else changes it, but anybody may revert it.
     """
 
     steps: Tuple[Step, ...]
@@ -68,7 +68,7 @@ class Journal(NamedTuple):
     baseline: Dict[Address, str]
     claims: Dict[str, Claim]
     kept_off: str = ""  # CPUs that threads of the root cgroup are kept off, as a CPU list
-    permanent_skips: Mapping[Address, str] = {}  # with the reason: not tried again by every run
+    permanent_skips: Mapping[Address, str] = {}  # with the reason: later runs do not try them again
 
 
 class Change(NamedTuple):
@@ -88,7 +88,7 @@ class Skip(NamedTuple):
 
 
 class Skips:
-    """The settings that a run does not change, the last word about each."""
+    """The settings that a run does not change, with the last reason for each."""
 
     def __init__(self, skips: Iterable[Skip] = ()) -> None:
         self._skips = {skip.address: skip for skip in skips}
@@ -98,7 +98,7 @@ class Skips:
         self._skips[address] = Skip(address, reason, permanent)
 
     def discard(self, address: Address) -> None:
-        """Say nothing of it any more."""
+        """No longer report it."""
         self._skips.pop(address, None)
 
     def __contains__(self, address: Address) -> bool:

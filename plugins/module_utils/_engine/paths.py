@@ -4,15 +4,15 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""Every path of a host that is ours. It imports nothing: every VM of the host waits for the hook, which needs some."""
+"""Every path of a host that is ours. It imports nothing: the hook needs some of them, and every VM waits for it."""
 
 from __future__ import annotations
 
-# Gone with a reboot, as all settings of the kernel are.
+# A reboot removes it, and resets the kernel's settings.
 RUN = "/run/vfio-isolation"
 JOURNAL = f"{RUN}/journal.json"
 LOCK = f"{RUN}/lock"
-# Held by each event of libvirt; it is there once a domain has had a claim since boot.
+# Held during each event of libvirt; it exists if a domain has had a claim since boot.
 EVENTS_LOCK = f"{RUN}/libvirt.lock"
 IRQBALANCE_SENT = f"{RUN}/irqbalance-sent"  # the last ban, which irqbalance does not show at once
 RELOAD_DUE = f"{RUN}/daemon-reload-due"  # units whose drop-ins were removed
@@ -20,7 +20,7 @@ LISTS_TO_WRITE_BACK = f"{RUN}/lists-to-write-back"  # of cgroups whose controlle
 
 # What is configured without Ansible.
 ROOT = "/etc/vfio-isolation"
-CLAIMS = f"{ROOT}/claims"  # those that come back at boot
+CLAIMS = f"{ROOT}/claims"  # those that are applied at boot
 LIBVIRT = f"{ROOT}/libvirt"
 DOMAINS = f"{LIBVIRT}/domains"
 DEFAULT = f"{LIBVIRT}/default.json"  # of all domains that have no file of their own
@@ -30,7 +30,7 @@ RUNNER = "/usr/local/lib/vfio-isolation"
 HOOK = "/etc/libvirt/hooks/qemu.d/vfio-isolation"
 UNIT = "/etc/systemd/system/vfio-isolation@.service"
 
-TIMEOUT = 60  # seconds that isolating for a domain may take, unless it is configured
+TIMEOUT = 60  # seconds that isolating for a domain may take, unless configured otherwise
 
 
 def domain_file(name: str) -> str:

@@ -26,7 +26,7 @@ from .model import Address
 
 
 class Resources:
-    """Every setting of one host, and what can be asked about it."""
+    """Every setting of one host, and what can be read of it."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -65,12 +65,12 @@ class Resources:
         return self._found[address]
 
     def parse(self, text: object, value: object) -> Tuple[Address, str]:
-        """A saved setting that comes back. Raises IsolationError unless there is such an address that may hold this."""
+        """A saved setting, checked. Raises IsolationError unless the address exists and may hold this value."""
         address = Address.parse(str(text))
         if not isinstance(value, str) or not self.kind(address).valid_value(value):
             raise IsolationError(f"{text!r} cannot hold {value!r}")
         return address, value
 
     def read(self, address: Address) -> Optional[str]:
-        """The value now; None if the thing is gone."""
+        """The current value; None if the setting no longer exists."""
         return self.kind(address).read(address.name)

@@ -17,12 +17,12 @@ from .text.cpus import NONE, CpuSet
 
 PARTITION, SLICES, TASKS = "partition", "slices", "tasks"
 
-# Since 6.1 a partition can be isolated, and says so when the kernel takes it away.
+# Since 6.1 a partition can be isolated, and its file shows when the kernel invalidates it.
 WORKING_PARTITIONS = (6, 1)
 
 
 def choose(asked: str, version: int, release: str, cgroup: str = "/machine.slice") -> Tuple[str, str]:
-    """The strategy, and why: `version` is that of the cpuset controller's cgroup, `release` the kernel's."""
+    """The strategy, and why: `version` is the cgroup version of the cpuset controller, `release` the kernel's."""
     if version == 0:
         raise IsolationError("this kernel has no cgroup with a cpuset controller; enable CONFIG_CPUSETS")
     if version == 1:
@@ -37,7 +37,7 @@ def choose(asked: str, version: int, release: str, cgroup: str = "/machine.slice
     if asked != "auto":
         return asked, "as asked"
     if parent_of(cgroup) != "/":
-        return "slices", f"cgroup v2, but a partition can be made below the root only, and not of {cgroup}"
+        return "slices", f"cgroup v2, but a partition can only be made below the root, and not of {cgroup}"
     match = re.match(r"([0-9]{1,9})\.([0-9]{1,9})", release)
     if match and (int(match.group(1)), int(match.group(2))) >= WORKING_PARTITIONS:
         return "partition", f"cgroup v2, and Linux {release} has isolated cpuset partitions"
@@ -45,19 +45,19 @@ def choose(asked: str, version: int, release: str, cgroup: str = "/machine.slice
 
 
 class Reservation:
-    """What the reserve_cpus steps of all claims have asked for so far."""
+    """What the reserve_cpus steps of all claims requested so far."""
 
     def __init__(self) -> None:
         self.by_cgroup: Dict[str, CpuSet] = {}
         self.partition_types: Dict[str, str] = {}
-        self.host_nodes: CpuSet = NONE  # the NUMA nodes that steps have named for the host's memory
+        self.host_nodes: CpuSet = NONE  # the NUMA nodes that steps named for the host's memory
 
     def add(self, cgroup: str, cpus: CpuSet) -> None:
         """Reserve CPUs for what is in a cgroup."""
         self.by_cgroup[cgroup] = self.by_cgroup.get(cgroup, NONE) | cpus
 
     def add_type(self, cgroup: str, kind: str) -> str:
-        """Ask for a partition type. Returns the one that does for all: what is not pinned needs `root`."""
+        """Request a partition type. Returns the one that fits all: threads that are not pinned need `root`."""
         types = {kind, self.partition_types.get(cgroup, kind)}
         self.partition_types[cgroup] = "root" if "root" in types else "isolated"
         return self.partition_types[cgroup]

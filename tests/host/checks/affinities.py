@@ -81,12 +81,12 @@ def check_owner_changes_its_mind() -> None:
     """What a thread's owner chose meanwhile stays, also for one that was born meanwhile."""
     chosen = process("5")
     isolate()
-    born = process("1")
+    new = process("1")
     os.sched_setaffinity(chosen, {2})
     assert not isolate().changed
     revert()
     assert affinity(chosen) == "2"
-    assert affinity(born) == "1"
+    assert affinity(new) == "1"
 
 
 def check_many_claims_keep_affinities() -> None:
@@ -129,10 +129,10 @@ def check_kernel_thread_that_is_born_meanwhile() -> None:
         # udev may be reading the disk that comes with it.
         at_end(lambda: sh("modprobe --remove --wait 20000 scsi_debug"))
         deadline = time.monotonic() + 20
-        while not (born := kernel_threads("scsi_eh_6")):
+        while not (new := kernel_threads("scsi_eh_6")):
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        assert born == {"scsi_eh_6": "0-7"}
+        assert new == {"scsi_eh_6": "0-7"}
         drift = engine().inspect()[1].changes
         assert [(change.before, change.after) for change in drift] == [("0-7", "0-3")], drift
         isolate(strategy=strategy)

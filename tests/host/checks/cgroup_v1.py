@@ -100,14 +100,20 @@ def check_revert() -> None:
 
 def check_affinities() -> None:
     """Services with CPUAffinity 5, 3 5 and 1 2 keep what fits, and have theirs again after."""
-    threads = {wish: service(f"bound-{wish.replace(' ', '-')}", wish) for wish in ("5", "3 5", "1 2")}
-    before = {wish: affinity(thread) for wish, thread in threads.items()}
+    threads = {
+        requested: service(f"bound-{requested.replace(' ', '-')}", requested) for requested in ("5", "3 5", "1 2")
+    }
+    before = {requested: affinity(thread) for requested, thread in threads.items()}
     assert before == {"5": "5", "3 5": "3,5", "1 2": "1-2"}
     isolate()
-    assert {wish: affinity(thread) for wish, thread in threads.items()} == {"5": "0-3", "3 5": "3", "1 2": "1-2"}
+    assert {requested: affinity(thread) for requested, thread in threads.items()} == {
+        "5": "0-3",
+        "3 5": "3",
+        "1 2": "1-2",
+    }
     assert not engine().apply("host", job()).changed
     revert()
-    assert {wish: affinity(thread) for wish, thread in threads.items()} == before
+    assert {requested: affinity(thread) for requested, thread in threads.items()} == before
 
 
 def check_containers_are_narrowed() -> None:

@@ -130,6 +130,6 @@ def vcpus(name: str) -> list[set[int]]:
     return [numbered[number] for number in sorted(numbered)]
 
 
-def told(since: float) -> str:
+def logged(since: float) -> str:
     """What the hook has told the journal of the system since a time."""
     return sh(f"journalctl -t vfio-isolation -o cat --no-pager --since=@{since:.0f}")

@@ -21,7 +21,7 @@ from module_utils._engine.paths import DEFAULT, HOOK, domain_file
 from module_utils._host_files import unit_files
 from module_utils._install import Installation
 
-from .domains import PYTHON, install, told, xml
+from .domains import PYTHON, install, logged, xml
 from .ground import (
     CGROUP,
     JOURNAL,
@@ -134,13 +134,13 @@ def check_configuration_is_root_s() -> None:
     path, good = domain_file("one"), xml("one", "4,5")
     for mode in (0o666, 0o664):
         os.chmod(path, mode)
-        _refused("one", good, path, "others than root may write it")
+        _refused("one", good, path, "users other than root may write it")
     os.chmod(path, 0o644)
     os.chmod(os.path.dirname(path), 0o777)
-    _refused("one", good, path, "others than root may write it or its directory")
+    _refused("one", good, path, "users other than root may write it or its directory")
     os.chmod(os.path.dirname(path), 0o755)
     os.chown(path, 65534, 65534)
-    _refused("one", good, path, "others than root may write it")
+    _refused("one", good, path, "users other than root may write it")
     os.chown(path, 0, 0)
     for text, words in (
         ("{", "cannot be read"),
@@ -259,7 +259,8 @@ def check_tasks_of_others_in_the_cgroup() -> None:
     assert call("one", "prepare", "begin", xml("one", "4,5,6,7")).returncode == 0
     assert_isolated(strategy="slices")
     assert os.sched_getaffinity(pid) == set(range(8))
-    assert "strategy slices, for in /machine.slice/container.service runs what no CPUs are reserved for" in told(began)
+    reason = "no CPUs are reserved for what runs in /machine.slice/container.service"
+    assert f"strategy slices, because {reason}" in logged(began)
 
 
 def check_persistent_claim() -> None:

@@ -33,6 +33,6 @@ def check_more_than_there_is_rolls_back() -> None:
         step("hugepages", pages=1 << 20, nodes=["1"]),
     ]
     sentence = refused(lambda: engine().apply("vm", steps))
-    assert "step 2 (hugepages)" in sentence and "the kernel could give " in sentence, sentence
+    assert "step 2 (hugepages)" in sentence and "the kernel could allocate only " in sentence, sentence
     assert f" of {1 << 20} huge pages" in sentence and "Everything is back as it was" in sentence, sentence
     unchanged(before)

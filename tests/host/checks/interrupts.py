@@ -56,7 +56,7 @@ def check_irqbalance_keeps_off() -> None:
     before = _banned()
     outcome = isolate()
     assert any(address.startswith("irqbalance.banned:") for address in outcome.prior), outcome.prior
-    assert not isolate().changed, "what irqbalance was told, but does not show yet, is no drift"
+    assert not isolate().changed, "a ban that irqbalance received, but does not show yet, is not drift"
     _wait_for_ban(VM)
     for path in masks:
         assert not cpus(read(path)) & VM, f"{path}: {read(path)}"
@@ -93,13 +93,13 @@ def check_born_while_narrowed() -> None:
     numbers = set(os.listdir("/proc/irq"))
     isolate()
     write(f"{driver}/bind", device)
-    born = set(os.listdir("/proc/irq")) - numbers
-    assert born, "the device requested no interrupt"
-    for number in born:
+    new = set(os.listdir("/proc/irq")) - numbers
+    assert new, "the device requested no interrupt"
+    for number in new:
         assert cpus(read(f"/proc/irq/{number}/smp_affinity_list")) == HOST
     revert()
     assert read("/proc/irq/default_smp_affinity") == default
-    for number in born:
+    for number in new:
         assert cpus(read(f"/proc/irq/{number}/smp_affinity_list")) == HOST | VM
 
 

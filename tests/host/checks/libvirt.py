@@ -19,11 +19,11 @@ from .domains import (
     ended,
     hooks_run,
     install,
+    logged,
     process,
     start,
     state,
     threads,
-    told,
     vcpus,
     virsh,
 )
@@ -114,7 +114,7 @@ def check_start_fails_after_prepare() -> None:
     failed = virsh("start", "wrong")
     assert failed.returncode != 0 and "no-such-option" in failed.stdout, failed.stdout
     ended("wrong", "shut off (failed)")
-    assert "'wrong': prepare: " in told(began) and "'wrong': release: " in told(began)
+    assert "'wrong': prepare: " in logged(began) and "'wrong': release: " in logged(began)
     unchanged(before)
 
 
@@ -213,7 +213,7 @@ def check_others_are_left_alone() -> None:
     install("one")
     began = time.time()
     start("other")
-    assert _claims() == set() and told(began) == ""
+    assert _claims() == set() and logged(began) == ""
     with_other = snapshot()  # libvirt itself switches controllers on
     start("one")
     assert_isolated(CPUS["one"], "slices")
@@ -223,7 +223,7 @@ def check_others_are_left_alone() -> None:
     # The kernel empties no list of a cgroup with tasks, and the VM keeps the controller on.
     left = [line for line in differences(with_other, snapshot()) if not line.endswith("cpuset.cpus: '' -> '0-7'")]
     assert not left, left
-    assert "the kernel empties no list" in told(began)
+    assert "the kernel empties no list" in logged(began)
     destroy("other")
     unchanged(before)
 
@@ -234,7 +234,7 @@ def check_others_are_left_alone() -> None:
     assert (
         vcpus("one") == [{4}, {5}] and vcpus("other") == [set(range(8))] and threads("other")["qemu-system-x86"] == {0}
     )
-    assert "the claim one goes on without a partition" in told(began)
+    assert "the claim one continues without a partition" in logged(began)
     destroy("one")
     destroy("other")
     unchanged(before)
@@ -251,7 +251,7 @@ def check_required() -> None:
     install(one={"isolate_strategy": "tasks", "required": False})
     began = time.time()
     start("one")
-    assert "strategy tasks: this host has cgroup v2" in told(began)
+    assert "strategy tasks: this host has cgroup v2" in logged(began)
     destroy("one")
     unchanged(before)
 

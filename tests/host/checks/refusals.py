@@ -71,13 +71,13 @@ def check_not_root() -> None:
     """Somebody else than root."""
     code = "from checks import ground\nprint(ground.refused(ground.isolate))"
     before = snapshot()
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", f"import os\nos.setgid(65534); os.setuid(65534)\n{code}"],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
     ).stdout
-    assert "needs root" in told and told.count("\n") == 1, told
+    assert "needs root" in printed and printed.count("\n") == 1, printed
     unchanged(before)
 
 
@@ -114,7 +114,7 @@ def check_journals() -> None:
         assert read(JOURNAL) == content
     write(JOURNAL, json.dumps(good))
     os.chown(JOURNAL, 1000, 1000)
-    assert "others than root" in refused(isolate)
+    assert "users other than root" in refused(isolate)
     os.chown(JOURNAL, 0, 0)
     os.chmod(JOURNAL, 0o600)
     write(JOURNAL, json.dumps({**good, "boot_id": "another"}))

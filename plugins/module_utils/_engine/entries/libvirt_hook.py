@@ -4,16 +4,16 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""libvirt's hook for QEMU, its door: which events concern us, the time limit, what is logged, the exit code.
+"""The entry point of libvirt's hook for QEMU: which events concern us, the time limit, the log, the exit code.
 
-libvirt is never called from here: it waits for the hook. Standard output stays empty, for migrate and restore take it
-as the domain's XML. What happens is told to syslog, and why a domain may not start on standard error, which libvirt
-shows. Source: libvirt, Hooks for specific system management.
+libvirt is never called from here: it waits for the hook. Standard output stays empty: migrate and restore take it as
+the domain's XML. What happens goes to syslog, and why a domain may not start to standard error, which libvirt shows.
+Source: libvirt, Hooks for specific system management.
 """
 
 from __future__ import annotations
 
-# Every VM of the host waits for this: what one that is left alone does not need is imported further down.
+# Every VM of the host waits for this: what is not needed for a domain without isolation is imported further down.
 import sys
 
 from ..errors import IsolationError, TimeLimit
@@ -24,16 +24,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Sequence
 
-# start comes too late and stopped too early; reconnect and attach are of a VM that runs; migrate, restore filter XML.
+# start comes too late and stopped too early; reconnect and attach are for a running VM; migrate, restore filter XML.
 ACTING = {("prepare", "begin"), ("started", "begin"), ("release", "end")}
 
 
 def main(arguments: Sequence[str], root: str = "") -> int:
-    """Be the hook: DOMAIN OPERATION SUB-OPERATION EXTRA. Returns the exit code, 0 but where a domain may not start."""
+    """The hook's entry point: DOMAIN OPERATION SUB-OPERATION EXTRA. Returns 0, or 1 if the domain may not start."""
     name, operation, sub = (*arguments, "", "", "")[:3]
     if (operation, sub) not in ACTING:
         return 0
-    # Without a configuration it is left alone; without the lock no domain has a claim, nor will that not see this one.
+    # A domain without a configuration is left alone. Without the lock no domain has a claim, and one that gets a claim
+    # later will see this domain.
     if not any_exists(root, (domain_file(name), DEFAULT, EVENTS_LOCK)):
         return 0
     import signal
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str], root: str = "") -> int:
             _log(f"{name!r}: {operation}: {line}")
     except (IsolationError, TimeLimit) as error:
         sentence = f"{name!r}: {operation}: {error}"
-    except Exception as error:  # whatever it is: whether the domain may start is said by its configuration alone
+    except Exception as error:  # whatever it is: only the configuration decides whether the domain may start
         sentence = f"{name!r}: {operation}: {type(error).__name__}: {error}"
     finally:
         signal.alarm(0)
@@ -65,12 +66,12 @@ def main(arguments: Sequence[str], root: str = "") -> int:
 
 
 def _be_done_within(signal: Any, seconds: int) -> None:
-    """Fail after so many seconds. What that undoes has as many again, then the kernel ends this process."""
+    """Fail after so many seconds. Undoing may take as long again, then the kernel ends this process."""
 
     def expired(_number: int, _frame: object) -> None:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(seconds)
-        raise TimeLimit(f"this took more than {seconds} s; the option timeout can give it more")
+        raise TimeLimit(f"this took more than {seconds} s; raise the option timeout to allow more")
 
     signal.signal(signal.SIGALRM, expired)
     signal.alarm(seconds)

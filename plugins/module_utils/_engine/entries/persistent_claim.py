@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""What the unit vfio-isolation@CLAIM.service runs: `start FILE` makes the claim of a file, `stop FILE` reverts it."""
+"""What the unit vfio-isolation@CLAIM.service runs: `start FILE` applies the claim in a file, `stop FILE` reverts it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VERBS = ("start", "stop")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Be the unit's command; what it prints is in the journal of the system."""
+    """The unit's entry point; what it prints is in the systemd journal."""
     try:
         if len(arguments) != 2 or arguments[0] not in VERBS:
             raise IsolationError(f"expected {' or '.join(VERBS)} and the file of a claim, not {list(arguments)}")
@@ -37,20 +37,20 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def carry_out(verb: str, path: str, host: Host) -> Outcome:
-    """Make the claim of a file, or revert it. Raises IsolationError."""
+    """Apply the claim in a file, or revert it. Raises IsolationError."""
     try:
         text = host.read_own(path)
     except PermissionError:
         raise IsolationError(f"only root may read {path}; run this as root") from None
     if text is None and verb == "stop":
-        return Outcome(False, [], {}, {}, {}, [f"there is no file {path} any more, so its claim stays as it is"])
+        return Outcome(False, [], {}, {}, {}, [f"the file {path} no longer exists, so its claim stays as it is"])
     if text is None:
         raise IsolationError(f"there is no file {path}")
     try:
         content: Dict[str, Any] = json.loads(text)
         claim, steps = check_claim(content["claim"]), read_steps(content["steps"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise IsolationError(f"{path} holds no claim ({type(error).__name__}: {error})") from None
+        raise IsolationError(f"{path} does not contain a claim ({type(error).__name__}: {error})") from None
     except IsolationError as error:
         raise IsolationError(f"{path}: {error}") from None
     engine = Engine(host)

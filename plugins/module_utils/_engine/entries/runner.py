@@ -8,7 +8,7 @@
 
 `{"do": "apply", "claim": "win11", "steps": [{"drop_caches": {}}]}`, `{"do": "revert", "claims": ["win11"]}`
 (no claims: all), `{"do": "audit"}`; `"check": true` changes nothing. Arguments left out take their defaults.
-Exit code 1 and `{"error": ...}` where it fails.
+If it fails, the answer is `{"error": ...}` and the exit code 1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..transaction.engine import LOCK_TIMEOUT, Engine, Outcome
 
 LONGEST_TIMEOUT = 3600
 VERBS = ("apply", "revert", "audit")
-# What a request may say, by its verb, besides the verb itself.
+# The options of a request, by its verb.
 COMMON: Dict[str, Any] = {
     "do": {"type": "str"},
     "check": {"type": "bool", "default": False},
@@ -44,7 +44,7 @@ def answer(request: Any, host: Host) -> Dict[str, Any]:
         raise IsolationError("the request is not a JSON object")
     verb = request.get("do")
     if verb not in VERBS:
-        raise IsolationError(f"do: {verb!r} is none of {', '.join(VERBS)}")
+        raise IsolationError(f"do: {verb!r} is not one of {', '.join(VERBS)}")
     given = validated(f"the request {verb}", {**COMMON, **OPTIONS[verb]}, request)
     timeout, check = given["lock_timeout"], given["check"]
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout <= LONGEST_TIMEOUT:
@@ -63,7 +63,7 @@ def _to_result(outcome: Outcome) -> Dict[str, Any]:
 
 
 def main(_arguments: Sequence[str] = ()) -> int:
-    """Read, carry out, answer."""
+    """The runner's entry point: read a request, carry it out, answer."""
     try:
         request = json.load(sys.stdin)
     except (ValueError, RecursionError) as error:

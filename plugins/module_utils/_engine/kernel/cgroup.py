@@ -19,7 +19,7 @@ from ..text.cpus import NONE, CpuSet, parse_list
 from .host import Host
 from .systemd import Systemd
 
-# What v1 has besides lists: the flags of the module cpuset, each the file `cpuset.FLAG`, with what a new cpuset has.
+# What v1 has besides lists: the flags of the module cpuset, each in the file `cpuset.FLAG`, with the initial value.
 FLAGS = {
     "cpu_exclusive": "0",
     "mem_exclusive": "0",
@@ -30,15 +30,15 @@ FLAGS = {
 
 
 class Cgroups:
-    """The cgroups of one hierarchy. Paths begin with `/`, which is what is mounted: in a container not the whole.
+    """The cgroups of one hierarchy. Paths begin with `/`, the root of what is mounted: in a container, not all of it.
 
-    This one is of a host without a cpuset controller.
+    This class itself is for a host without a cpuset controller.
     """
 
     version = 0
     # Whether a cgroup without a list of its own has its parent's CPUs.
     inherits = True
-    # The file that lists what can be moved, each by itself.
+    # The file that lists what can be moved on its own.
     movable = "cgroup.procs"
     effective_file = "cpuset.cpus.effective"
 
@@ -47,7 +47,7 @@ class Cgroups:
         self.systemd = systemd
         self._mount = mount
         self._root = root.rstrip("/")
-        self._controllers = controllers  # as /proc/PID/cgroup names the hierarchy
+        self._controllers = controllers  # the hierarchy's name in /proc/PID/cgroup
 
     @property
     def is_whole(self) -> bool:
@@ -61,11 +61,11 @@ class Cgroups:
         return f"{self._mount}{'' if cgroup == '/' else cgroup}{'/' if name else ''}{name}"
 
     def exists(self, cgroup: str) -> bool:
-        """Whether there is such a cgroup."""
+        """Whether this cgroup exists."""
         return self.host.exists(self.file(cgroup, "cgroup.procs"))
 
     def read(self, cgroup: str, name: str) -> str:
-        """A cgroup's file; empty where it has none (the controller is off)."""
+        """The text of a cgroup's file; empty if it has none (the controller is off)."""
         return self.host.read(self.file(cgroup, name)) or ""
 
     def cpus(self, cgroup: str, name: str = "cpuset.cpus") -> CpuSet:
@@ -73,11 +73,11 @@ class Cgroups:
         return parse_list(self.read(cgroup, name))
 
     def effective(self, cgroup: str) -> CpuSet:
-        """The CPUs that a cgroup's tasks may have now; none where the controller is off."""
+        """The effective CPUs of a cgroup; none if the controller is off."""
         return self.cpus(cgroup, self.effective_file)
 
     def effective_cpus(self, cgroup: str) -> CpuSet:
-        """The same, also where the controller is off: then it is what the nearest ancestor has."""
+        """The same, but if the controller is off, those of the nearest ancestor that has them."""
         return self.effective(cgroup) or (self.effective_cpus(parent_of(cgroup)) if cgroup != "/" else NONE)
 
     def children(self, cgroup: str) -> List[str]:
@@ -108,7 +108,7 @@ class Cgroups:
         raise NotImplementedError
 
     def populated(self, cgroup: str) -> bool:
-        """Whether something runs in a cgroup or below it."""
+        """Whether anything runs in a cgroup or below it."""
         raise NotImplementedError
 
     def put(self, task: int, cgroup: str) -> None:
@@ -116,7 +116,7 @@ class Cgroups:
         self.host.write(self.file(cgroup, self.movable), str(task), keep_open=True)
 
     def place(self, task: int) -> Optional[str]:
-        """The cgroup of a task; None where it has ended, or is outside of what is mounted here."""
+        """The cgroup of a task; None if it has ended, or is outside of what is mounted here."""
         for line in (self.host.read(f"/proc/{task}/cgroup") or "").splitlines():
             _number, controllers, path = line.split(":", 2)
             if self._controllers in controllers.split(",") and is_within(path, self._root or "/"):
@@ -124,8 +124,8 @@ class Cgroups:
         return None
 
     def owner(self, cgroup: str) -> Optional[str]:
-        """The systemd unit that must be asked to change this cgroup; None where it is written directly."""
+        """The systemd unit that must be asked to change this cgroup; None if it is written directly."""
         return None
 
     def finish(self) -> None:
-        """Complete what a killed run left half done."""
+        """Complete what a killed run left unfinished."""

@@ -19,7 +19,7 @@ from .systemd import Systemd
 
 
 class CgroupsV1(Cgroups):
-    """A hierarchy in which every thread has a place of its own, and a cpuset without CPUs or nodes takes no task."""
+    """A hierarchy in which every thread has its own cgroup, and a cpuset without CPUs or nodes accepts no task."""
 
     version = 1
     inherits = False
@@ -44,9 +44,9 @@ class CgroupsV1(Cgroups):
         return self.tasks(cgroup)
 
     def threads_of(self, task: int) -> List[int]:
-        """A thread moves alone."""
+        """The thread alone."""
         return [task]
 
     def populated(self, cgroup: str) -> bool:
-        """Whether something runs in a cgroup or below it."""
+        """Whether anything runs in a cgroup or below it."""
         return any(self.tasks(path) for path, _children in self.walk(cgroup))

@@ -35,7 +35,7 @@ class CgroupsV2(Cgroups):
 
     def __init__(self, host: Host, systemd: Systemd, mount: str, root: str = "/", controllers: str = "") -> None:
         super().__init__(host, systemd, mount, root, controllers)
-        # Lists, as cgroup and file, that were to be emptied and that the kernel may still hold.
+        # Lists, as cgroup and file, that should have been emptied but that the kernel may still hold.
         self.emptied: Set[Tuple[str, str]] = set()
 
     def threads(self, cgroup: str) -> List[int]:
@@ -51,26 +51,26 @@ class CgroupsV2(Cgroups):
         return [int(thread) for thread in self.host.list(f"/proc/{task}/task")]
 
     def place(self, task: int) -> Optional[str]:
-        """The cgroup of a process; None where it has ended.
+        """The cgroup of a process; None if it has ended.
 
-        Where its first thread has ended, that one stays where it was: the others tell.
+        If its first thread has ended, that one stays where it was, so another thread is read.
         """
         others = [thread for thread in self.threads_of(task) if thread != task]
         return super().place(others[0] if others else task)
 
     def populated(self, cgroup: str) -> bool:
-        """Whether something runs in a cgroup or below it."""
+        """Whether anything runs in a cgroup or below it."""
         return "populated 1" in self.read(cgroup, "cgroup.events")
 
     def owner(self, cgroup: str) -> Optional[str]:
-        """The systemd unit that must be asked to change this cgroup; None where it is written directly."""
+        """The systemd unit that must be asked to change this cgroup; None if it is written directly."""
         return unit_of(cgroup) if self.systemd.running() else None
 
     def inherit_again(self, parent: str) -> bool:
-        """Make the emptied lists below a cgroup inherited, where its tasks keep the kernel from that.
+        """Make the emptied lists below a cgroup inherited, if tasks keep the kernel from that.
 
-        The kernel answers ENOSPC to emptying the list of a populated cgroup, so the controller is switched off and on
-        again below the parent, and every other list written back. False where that would disturb partitions, running
+        The kernel returns ENOSPC if the list of a populated cgroup is emptied, so the controller is switched off and on
+        again below the parent, and every other list is written back. False if that would disturb partitions, running
         VMs, or cpusets that systemd does not own, such as those of containers.
         """
         if any(self.populated(place) for place in VM_SLICES):
@@ -95,7 +95,7 @@ class CgroupsV2(Cgroups):
         return True
 
     def finish(self) -> None:
-        """Write back the lists that `inherit_again` took away, be it in a run that was killed."""
+        """Write back the lists that `inherit_again` removed, even in a run that was killed."""
         note = read_note(self.host, LISTS_TO_WRITE_BACK, _lists_to_write_back)
         if note is None:
             return

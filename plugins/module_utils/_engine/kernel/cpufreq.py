@@ -19,7 +19,7 @@ from .stages import Stage
 from .sysfs import Word
 
 CPUFREQ = "/sys/devices/system/cpu/cpufreq"
-# What the kinds are called.
+# The names of the kinds.
 GOVERNOR = "cpufreq.governor"
 PREFERENCE = "cpufreq.preference"
 
@@ -31,7 +31,7 @@ class Cpufreq:
         self.host = host
 
     def policies(self) -> List[Tuple[str, CpuSet]]:
-        """Every policy with its online CPUs, by number; none where there is no cpufreq driver."""
+        """Every policy with its online CPUs, by number; none if there is no cpufreq driver."""
         names = [name for name in self.host.list(CPUFREQ) if name[:6] == "policy" and is_number(name[6:])]
         names.sort(key=lambda name: int(name[6:]))
         return [
@@ -44,11 +44,11 @@ class Cpufreq:
         return (self.host.read(f"{CPUFREQ}/{policy}/scaling_available_governors") or "").split()
 
     def preferences(self, policy: str) -> List[str]:
-        """The energy preferences that a policy offers; none where its driver has none."""
+        """The energy preferences that a policy offers; none if its driver has none."""
         return (self.host.read(f"{CPUFREQ}/{policy}/energy_performance_available_preferences") or "").split()
 
     def loadable(self, governor: str) -> bool:
-        """Whether the kernel would find a module for a governor that is not offered yet."""
+        """Whether the kernel finds a module for a governor that is not offered yet."""
         modules = f"/lib/modules/{self.host.kernel_release()}"
         listed = (self.host.read(f"{modules}/modules.dep") or "") + (self.host.read(f"{modules}/modules.builtin") or "")
         return f"/cpufreq_{governor}.ko" in listed
@@ -57,7 +57,7 @@ class Cpufreq:
 class PolicyFile(Word):
     """`cpufreq.governor:policy0`, `cpufreq.preference:policy0`.
 
-    The kernel loads the module of a governor that it does not have yet. The governor comes first: `performance` locks
+    The kernel loads the module of a governor when it needs it. The governor comes first: `performance` locks
     the preference.
     """
 

@@ -19,7 +19,7 @@ from .kind import Kind
 from .stages import Stage, Write
 from .task import TaskKind, identify, why_unmovable
 
-# What the kinds are called, here for both versions: a host loads the kinds of only one.
+# The names of the kinds, here for both versions: a host loads the kinds of only one.
 EXISTS = "cgroup.exists"
 CPUS = "cgroup.cpus"
 MEMS = "cgroup.mems"
@@ -32,7 +32,7 @@ TASK_AFFINITY = "task.affinity"
 
 
 def flag_kind(flag: str) -> str:
-    """What the kind of one of v1's flags is called."""
+    """The name of the kind for one of v1's flags."""
     return f"cgroup.{flag}"
 
 
@@ -63,7 +63,7 @@ class CgroupExistence(CgroupKind):
     """`cgroup.exists:/host.slice`: present or absent."""
 
     def read(self, name: str) -> Optional[str]:
-        """Whether the cgroup is there."""
+        """Whether the cgroup exists: present or absent."""
         return "present" if self._cgroups.exists(name) else "absent"
 
     def write(self, name: str, value: str) -> None:
@@ -79,7 +79,7 @@ class CgroupExistence(CgroupKind):
             raise Skipped("something runs in it, so it stays")  # stopping a slice would stop the VMs in it
         if unit:
             self._cgroups.systemd.stop(unit)
-        if self._cgroups.exists(name):  # also one that systemd does not know, though it has the name of a unit
+        if self._cgroups.exists(name):  # also one that systemd does not know although its name is that of a unit
             self._cgroups.host.remove_directory(self.where(name))
 
     def writes(self, name: str, old: str, new: str) -> List[Write]:
@@ -101,7 +101,7 @@ class CgroupExistence(CgroupKind):
 
 
 class ListKind(CgroupKind):
-    """A CPU or node list of a cgroup: the configured one, not the effective one, which follows from those above it."""
+    """A CPU or node list of a cgroup: as configured, not the effective one, which follows from those above it."""
 
     def __init__(self, cgroups: Cgroups, file: str) -> None:
         super().__init__(cgroups)
@@ -129,7 +129,7 @@ class TaskCgroup(TaskKind):
         self._cgroups = cgroups
 
     def read(self, name: str) -> Optional[str]:
-        """Its cgroup's path; None if it has ended, or another has its number now."""
+        """Its cgroup's path; None if it has ended, or another one has its number now."""
         task = self.id_of(name)
         return self._cgroups.place(task.number) if identify(self._host, task.number) == task else None
 
@@ -147,7 +147,7 @@ class TaskCgroup(TaskKind):
             raise refused
 
     def writes(self, name: str, old: str, new: str) -> List[Write]:
-        """Behind the cpusets."""
+        """After the cpusets."""
         return [Write(Stage.MOVE_TASK, new)]
 
     def where(self, name: str) -> str:

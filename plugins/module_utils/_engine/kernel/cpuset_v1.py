@@ -28,7 +28,7 @@ EXCLUSIVE = ("cpu_exclusive", "mem_exclusive")
 
 
 class CpusetList(ListKind):
-    """`cgroup.cpus:/host.slice`, `cgroup.mems:...`: the list; empty of a cpuset that is new or gone."""
+    """`cgroup.cpus:/host.slice`, `cgroup.mems:...`: the list; empty if the cpuset is new or does not exist."""
 
     def __init__(self, cgroups: CgroupsV1, file: str) -> None:
         super().__init__(cgroups, file)
@@ -48,9 +48,9 @@ class CpusetList(ListKind):
             self._write_what_there_is(name, value, refused)
 
     def _widen(self, name: str) -> None:
-        """Leave a cpuset that stays, though it was to go, with all that it can have, not with what a claim left it."""
+        """Give a cpuset that should go but stays all that it can have, not what a claim left it."""
         everything = format_list(self._cgroups.cpus(parent_of(name), self._file))
-        with contextlib.suppress(Refused):  # an exclusive cpuset is beside it
+        with contextlib.suppress(Refused):  # if an exclusive cpuset is beside it
             self._cgroups.host.write(self.where(name), everything)
         now = format_list(self._cgroups.cpus(name, self._file))
         raise Skipped(
@@ -58,19 +58,19 @@ class CpusetList(ListKind):
         ) from None
 
     def _write_what_there_is(self, name: str, value: str, refused: Refused) -> None:
-        """Write a list without what went offline: the kernel has taken that out of all cpusets, for good."""
-        there = parse_list(value) & self._cgroups.cpus(parent_of(name), self._file)
-        gone = parse_list(value) - there
-        if not there or not gone:
+        """Write a list without what went offline: the kernel removed that from all cpusets for good."""
+        available = parse_list(value) & self._cgroups.cpus(parent_of(name), self._file)
+        gone = parse_list(value) - available
+        if not available or not gone:
             raise refused
-        self._cgroups.host.write(self.where(name), format_list(there))
-        raise Skipped(f"{parent_of(name)} has {format_list(gone)} no more, so this is {format_list(there)}")
+        self._cgroups.host.write(self.where(name), format_list(available))
+        raise Skipped(f"{parent_of(name)} no longer has {format_list(gone)}, so this is {format_list(available)}")
 
     def writes(self, name: str, old: str, new: str) -> List[Write]:
-        """Grow from the root down, then shrink from the leaves up: a cpuset's list is part of its parent's at any time.
+        """Grow from the root down, then shrink from the leaves up: a cpuset's list is always part of its parent's.
 
-        A cpuset below it that goes away may keep it from shrinking until then. One that is to be empty is emptied when
-        its tasks have left, and where the cpuset has not gone away.
+        A cpuset below it that is removed later may keep it from shrinking until then. One that is to be empty is
+        emptied when its tasks have left, and if the cpuset still exists.
         """
         before, after = parse_list(old), parse_list(new)
         both = before | after
@@ -84,26 +84,26 @@ class CpusetList(ListKind):
 
 
 class Flag(CgroupKind):
-    """`cgroup.memory_migrate:/host.slice` and so on: `0` or `1`; empty of a cpuset that is not there."""
+    """`cgroup.memory_migrate:/host.slice` and so on: `0` or `1`; empty if there is no such cpuset."""
 
     def __init__(self, cgroups: CgroupsV1, flag: str) -> None:
         super().__init__(cgroups)
         self._flag = flag
 
     def read(self, name: str) -> Optional[str]:
-        """The flag; None where there is no such cpuset."""
+        """The flag; None if there is no such cpuset."""
         if not self._cgroups.exists(name):
             return None
         return self._cgroups.read(name, f"cpuset.{self._flag}")
 
     def write(self, name: str, value: str) -> None:
-        """Set or clear it. Of a cpuset that was to go and stays, it is what a new one has."""
+        """Set or clear it. A cpuset that should go but stays gets the value of a new one."""
         self._cgroups.host.write(self.where(name), value or FLAGS[self._flag])
         if not value:
-            raise Skipped("something is in its cpuset, which stays")
+            raise Skipped("its cpuset is not empty, so it stays")
 
     def writes(self, name: str, old: str, new: str) -> List[Write]:
-        """Exclusive means without overlap, and only below a parent that is: given up early, leaves first; taken late.
+        """Exclusive means without overlap, and only below a parent that is: given up early, leaves first; set late.
 
         Memory migrates when lists change and tasks arrive: switched on before, off after.
         """
@@ -120,7 +120,7 @@ class Flag(CgroupKind):
         return self._cgroups.file(name, f"cpuset.{self._flag}")
 
     def valid_value(self, value: str) -> bool:
-        """Set, clear, or of a cpuset that was not there."""
+        """Set, clear, or empty for a cpuset that did not exist."""
         return value in ("0", "1", "")
 
 

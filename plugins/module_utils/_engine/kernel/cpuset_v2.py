@@ -46,7 +46,7 @@ class Controller(KindV2):
     def write(self, name: str, value: str) -> None:
         """Enable or disable it."""
         if value == "disabled":
-            # systemd takes the controller away by itself once no unit asks for it.
+            # systemd disables the controller by itself once no unit asks for it.
             self._cgroups.systemd.reload_if_due()
             if self.read(name) == value:
                 return
@@ -61,7 +61,7 @@ class Controller(KindV2):
         )
 
     def writes(self, name: str, old: str, new: str) -> List[Write]:
-        """Enabled from the root down, disabled from the leaves up; one that is to stay enabled, behind systemd."""
+        """Enabled from the root down, disabled from the leaves up; one that is to stay enabled, after systemd."""
         depth = self._depth(name) if name != "/" else 0
         if new == "disabled":
             return [Write(Stage.DISABLE_CONTROLLER, new, -depth)]
@@ -77,9 +77,9 @@ class Controller(KindV2):
 
 
 class CpusetList(ListKind):
-    """`cgroup.cpus:/user.slice`, `cgroup.mems:...`: the configured list, empty where it is inherited.
+    """`cgroup.cpus:/user.slice`, `cgroup.mems:...`: the configured list, empty if it is inherited.
 
-    The configured list, not the effective one: giving back the latter would make an inherited list explicit.
+    The configured list, not the effective one: restoring the latter would make an inherited list explicit.
     """
 
     def __init__(self, cgroups: CgroupsV2, file: str, prop: str) -> None:
@@ -89,7 +89,7 @@ class CpusetList(ListKind):
         self._set: Set[Tuple[str, str]] = set()
 
     def write(self, name: str, value: str) -> None:
-        """Set the list, through systemd where the cgroup is a unit's."""
+        """Set the list, through systemd if the cgroup is a unit's."""
         if not value and (name, self._file) in self._cgroups.emptied:
             self._make_inherited(name)
             return
@@ -109,7 +109,7 @@ class CpusetList(ListKind):
             self._cgroups.emptied.add((name, self._file))
 
     def _write_behind_systemd(self, name: str, value: str) -> None:
-        """Write a list that systemd was told and has dropped since: it had been written behind its back before, too."""
+        """Write a list directly, because systemd dropped it: before, too, it was set without systemd."""
         parent = self._cgroups.file(parent_of(name), "cgroup.subtree_control")
         if "cpuset" not in (self._cgroups.host.read(parent) or "").split():
             self._cgroups.host.write(parent, "+cpuset")
@@ -125,8 +125,8 @@ class CpusetList(ListKind):
         """First all lists shrink to what they keep, then partitions grow, then their siblings.
 
         So no CPU is ever in the lists of a partition and of its sibling, which would invalidate the partition. A list
-        that is to be empty mostly goes away with the controller, when systemd finds that no unit needs it; where the
-        controller stays, a second write comes late. It also comes where systemd has dropped a list.
+        that is to be empty usually goes away with the controller, when systemd finds that no unit needs it; if the
+        controller stays, a second write comes late. It also comes if systemd dropped a list.
         """
         before, after = parse_list(old), parse_list(new)
         kept = before & after
@@ -139,23 +139,23 @@ class CpusetList(ListKind):
 
 
 class Partition(KindV2):
-    """`cgroup.partition:/machine.slice`: member, root or isolated; `isolated invalid (reason)` where the kernel
-    took the partition away."""
+    """`cgroup.partition:/machine.slice`: member, root or isolated; `isolated invalid (reason)` if the kernel
+    invalidated the partition."""
 
     def read(self, name: str) -> Optional[str]:
-        """The partition's state, with the kernel's reason where it is invalid."""
+        """The partition's state, with the kernel's reason if it is invalid."""
         return self._cgroups.read(name, PARTITION_FILE) or "member"
 
     def write(self, name: str, value: str) -> None:
         """Set the partition type."""
         if value != "member":
-            self._make_room(name)
+            self._free_cpus(name)
         self._cgroups.host.write(self.where(name), value.split()[0])
 
-    def _make_room(self, name: str) -> None:
-        """Empty the lists that were to be emptied and are not, while that can be done: it cannot beside a partition.
+    def _free_cpus(self, name: str) -> None:
+        """Empty the lists that are still to be emptied, while that is possible: beside a partition it is not.
 
-        At the least, take the partition's CPUs out of them: they would make it invalid.
+        At least take the partition's CPUs out of them: these would make it invalid.
         """
         own = self._cgroups.cpus(name)
         parent = parent_of(name)
@@ -185,7 +185,7 @@ class Partition(KindV2):
         return value.split(" ")[0] in ("member", "root", "isolated") and "\n" not in value
 
     def explain(self, name: str, wanted: str, now: Optional[str]) -> str:
-        """The kernel takes a type and says afterwards why the partition is not valid."""
+        """The kernel accepts a type, and says afterwards why the partition is not valid."""
         if now and now.startswith(f"{wanted} invalid"):
             return f"{self.where(name)}: the kernel made the partition {now}"
         return super().explain(name, wanted, now)

@@ -20,8 +20,8 @@ from .systemd import Systemd
 def find(host: Host, systemd: Systemd) -> Cgroups:
     """The cgroups of this host that have the cpuset controller.
 
-    Some systems mount several v1 hierarchies with a v2 one beside them, so the first cgroup mount says little, and any
-    may be mounted elsewhere than below /sys/fs/cgroup. See proc(5), /proc/PID/mountinfo.
+    Some systems mount several v1 hierarchies with a v2 one beside them, so the first cgroup mount proves little, and
+    any may be mounted outside /sys/fs/cgroup. See proc(5), /proc/PID/mountinfo.
     """
     found: List[Cgroups] = []
     for line in (host.read("/proc/self/mountinfo") or "").splitlines():

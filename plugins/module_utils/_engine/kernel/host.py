@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""The one place where this collection reads and writes a host: files, commands, thread affinities.
+"""The only place where this collection reads and writes a host: files, commands, thread affinities.
 
 Everything else asks here, so a test can put a temporary tree, a recorder of writes or a fault in its place.
 """
@@ -22,7 +22,7 @@ from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 from ..errors import IsolationError, Refused, Skipped
 from ..text.cpus import CpuSet
 
-# Behind the name of a file whose new version is being written.
+# Appended to the name of a file while its new version is written.
 TEMPORARY_SUFFIX = ".new"
 Run = Callable[[Sequence[str]], Tuple[int, str, str]]
 
@@ -30,7 +30,7 @@ Run = Callable[[Sequence[str]], Tuple[int, str, str]]
 def run_command(argv: Sequence[str]) -> Tuple[int, str, str]:
     """Run a command without a shell: (exit code, standard output, standard error).
 
-    Not with the module subprocess, which takes longer to import than most commands take. Bounded: systemctl itself
+    Not with the module subprocess, whose import takes longer than most commands. It ends in time: systemctl itself
     gives up on a manager that does not answer.
     """
     nothing, out, err = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), os.memfd_create("out"), os.memfd_create("err")
@@ -39,7 +39,7 @@ def run_command(argv: Sequence[str]) -> Tuple[int, str, str]:
         child = os.posix_spawnp(argv[0], list(argv), os.environ, file_actions=streams)
         try:
             _child, status = os.waitpid(child, 0)
-        except BaseException:  # a time limit: nothing of ours goes on behind its back
+        except BaseException:  # a time limit: no command of ours continues after it
             os.kill(child, SIGKILL)
             os.waitpid(child, 0)
             raise
@@ -52,7 +52,7 @@ def run_command(argv: Sequence[str]) -> Tuple[int, str, str]:
 
 
 class Host:
-    """A Linux host, seen below `root` (another path in a container that sees the host's `/proc` and `/sys` there).
+    """A Linux host, seen below `root` (another path in a container that has the host's `/proc` and `/sys` there).
 
     `wrote` is called with a description after each single write that reached the kernel, systemd or the journal;
     `writes` counts them.
@@ -67,7 +67,7 @@ class Host:
         self.writes = 0
 
     def note_write(self, what: str) -> None:
-        """Count a write, and tell whoever watches."""
+        """Count a write, and report it to `wrote`."""
         self.writes += 1
         if self._wrote:
             self._wrote(what)
@@ -77,22 +77,22 @@ class Host:
         return self.root + path
 
     def exists(self, path: str) -> bool:
-        """Whether a file or directory is there."""
+        """Whether a file or directory exists."""
         return os.path.exists(self.path(path))
 
     def list(self, path: str) -> List[str]:
-        """The names in a directory, sorted; none where there is no such directory."""
+        """The names in a directory, sorted; none if there is no such directory."""
         try:
             return sorted(os.listdir(self.path(path)))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
     def read(self, path: str) -> Optional[str]:
-        """A file's text without its last newline; None where there is no such file, or it went meanwhile."""
+        """A file's text without its last newline; None if there is no such file, or it was removed meanwhile."""
         try:
             descriptor = os.open(self.path(path), os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            # /proc and /sys answer ENOENT, ESRCH, ENODEV, EIO or EOPNOTSUPP for what is not there (any more).
+            # /proc and /sys return ENOENT, ESRCH, ENODEV, EIO or EOPNOTSUPP for what does not exist (any more).
             return None
         try:
             return b"".join(iter(lambda: os.read(descriptor, 1 << 16), b"")).decode(errors="replace").rstrip("\n")
@@ -102,9 +102,9 @@ class Host:
             os.close(descriptor)
 
     def read_own(self, path: str) -> Optional[str]:
-        """A file of our own, which root will act on; None where there is none.
+        """The text of a file of our own, which root will act on; None if it does not exist.
 
-        Raises IsolationError if others than root may write it or its directory, or it is not a file, and
+        Raises IsolationError if users other than root may write it or its directory, or if it is not a file; and
         PermissionError.
         """
         try:
@@ -119,8 +119,8 @@ class Host:
             raise IsolationError(f"{path} cannot be read: {error}") from None
         if any(one.st_uid != os.geteuid() or one.st_mode & (stat.S_IWGRP | stat.S_IWOTH) for one in statuses):
             raise IsolationError(
-                f"{path}: others than root may write it or its directory, so it was not read and nothing was changed;"
-                " look at it, then give both to root and take the right to write from group and others"
+                f"{path}: users other than root may write it or its directory, so it was not read and nothing was"
+                " changed; inspect it, then make root own both and remove write permission for group and others"
             )
         return text
 
@@ -128,7 +128,7 @@ class Host:
         """Write a kernel file in one write(2), as the kernel wants it. Raises Refused.
 
         `keep_open` is for a file that takes one value after the other, such as a cgroup's list of tasks. Not for
-        /proc/sys, where all but the first write to an open file are ignored.
+        /proc/sys, where all writes to an open file except the first are ignored.
         """
         text = (value + "\n").encode()
         try:
@@ -141,7 +141,7 @@ class Host:
                 finally:
                     os.close(descriptor)
         except OSError as error:
-            if keep_open and error.errno == errno.ENODEV:  # it went, and may have come again
+            if keep_open and error.errno == errno.ENODEV:  # it was removed, and may exist again
                 self._let_go()
             raise Refused.of(error, path, value) from error
         self.note_write(f"{path} = {value}")
@@ -160,7 +160,7 @@ class Host:
     __del__ = _let_go
 
     def probe_errno(self, path: str, text: str) -> int:
-        """The errno with which the kernel answers a text that cannot change anything; 0 where it takes it."""
+        """The errno that the kernel returns for a text that cannot change anything; 0 if it accepts it."""
         try:
             descriptor = os.open(self.path(path), os.O_WRONLY | os.O_CLOEXEC)
             try:
@@ -179,7 +179,7 @@ class Host:
             return False
 
     def mode(self, path: str) -> Optional[int]:
-        """The permission bits of a file that is root's own; None where there is none, -1 where it is something else."""
+        """The permission bits of a file that root owns; None if it does not exist, -1 if it is something else."""
         try:
             status = os.lstat(self.path(path))
         except (FileNotFoundError, NotADirectoryError):
@@ -203,7 +203,7 @@ class Host:
         self.note_write(f"{verb} {path}")
 
     def directories(self, path: str) -> Optional[List[str]]:
-        """The names of the directories in a directory, sorted; None where it is gone."""
+        """The names of the directories in a directory, sorted; None if it does not exist any more."""
         try:
             with os.scandir(self.path(path)) as entries:
                 return sorted(entry.name for entry in entries if entry.is_dir())
@@ -211,7 +211,7 @@ class Host:
             return None
 
     def save(self, path: str, text: str, mode: int = 0o644) -> None:
-        """Put a file of our own in place, whole or not at all, and durable. Raises Refused."""
+        """Write a file of our own, completely or not at all, and durably. Raises Refused."""
         self._replace(path, text.encode(), mode)
 
     def _replace(self, path: str, content: bytes, mode: int, owner: Tuple[int, int] = (-1, -1)) -> None:
@@ -229,7 +229,7 @@ class Host:
                 stream.flush()
                 os.fsync(descriptor)
                 os.fchown(descriptor, *owner)
-            # Not before it is whole: libvirt runs every executable in a directory of hooks.
+            # Not executable before it is complete: libvirt runs every executable in a directory of hooks.
             os.chmod(beside, mode)
             os.replace(beside, target)
         except OSError as error:
@@ -239,7 +239,7 @@ class Host:
     def keep(self, path: str) -> Callable[[], None]:
         """Remember what is at a path: a file, a link in its place, or nothing.
 
-        Returns what puts it back, byte for byte, with its owner and mode; that raises Refused.
+        Returns a function that restores it, byte for byte, with its owner and mode; that function raises Refused.
         """
         try:
             status = os.lstat(self.path(path))
@@ -264,7 +264,7 @@ class Host:
         self.note_write(f"saved {path}")
 
     def remove(self, path: str) -> None:
-        """Remove a file of our own, if it is there. Raises Refused."""
+        """Remove a file of our own, if it exists. Raises Refused."""
         try:
             os.unlink(self.path(path))
         except (FileNotFoundError, NotADirectoryError):
@@ -274,7 +274,7 @@ class Host:
         self.note_write(f"removed {path}")
 
     def remove_empty(self, path: str) -> None:
-        """Remove a directory if it is there and empty."""
+        """Remove a directory if it exists and is empty."""
         try:
             os.rmdir(self.path(path))
         except OSError:
@@ -282,14 +282,14 @@ class Host:
         self.note_write(f"removed {path}")
 
     def remove_tree(self, path: str) -> None:
-        """Remove a directory of our own with all that is in it, if it is there."""
-        import shutil  # only what is uninstalled needs it
+        """Remove a directory of our own with all that is in it, if it exists."""
+        import shutil  # only uninstalling needs it
 
         shutil.rmtree(self.path(path), ignore_errors=True)
 
     @contextlib.contextmanager
     def locked(self, path: str, timeout: Optional[float] = None) -> Iterator[None]:
-        """Hold the lock on a file of our own, after waiting for it `timeout` seconds at most (for ever, if None).
+        """Hold the lock on a file of our own, after waiting for it at most `timeout` seconds (forever if None).
 
         Raises TimeoutError, and PermissionError.
         """
@@ -320,7 +320,7 @@ class Host:
         return self.read("/proc/sys/kernel/osrelease") or ""
 
     def boot_id(self) -> str:
-        """What no other boot of any host has."""
+        """An id that no other boot of any host has."""
         return self.read("/proc/sys/kernel/random/boot_id") or ""
 
     def page_size(self) -> int:
@@ -330,7 +330,7 @@ class Host:
     def converse(self, path: str, message: str, answers: bool = True) -> str:
         """Send a message to a daemon's socket, with our credentials, and return its answer.
 
-        If there is no such file, to the abstract socket of its name. Raises Refused.
+        If there is no such file, the abstract socket of that name is used. Raises Refused.
         """
         import socket  # few hosts have such a daemon
         import struct
@@ -356,7 +356,7 @@ class Host:
         self.note_write(" ".join(argv))
 
     def ask(self, *argv: str) -> Optional[str]:
-        """What a command that changes nothing prints; None where it fails, or is not there."""
+        """What a command that changes nothing prints; None if it fails or does not exist."""
         try:
             code, out, _err = self._run(argv)
         except OSError:
@@ -364,7 +364,7 @@ class Host:
         return out if code == 0 else None
 
     def affinity(self, thread: int) -> Optional[CpuSet]:
-        """The CPUs that a thread may run on; None where it has ended. See sched_getaffinity(2)."""
+        """The CPUs that a thread may run on; None if it has ended. See sched_getaffinity(2)."""
         try:
             return frozenset(os.sched_getaffinity(thread))
         except OSError:

@@ -18,7 +18,7 @@ from ..errors import Skipped
 from .host import Host
 from .sysfs import Number
 
-# What the kind is called.
+# The name of the kind.
 HUGEPAGES = "memory.hugepages"
 NODE = "/sys/devices/system/node"
 
@@ -37,13 +37,13 @@ class Hugepages(Number):
         now = self.read(name)
         if now and int(now) > int(value):
             in_use = int(now) - int(value)
-            raise Skipped(f"{in_use} pages are still in use: the kernel frees each when it is not any more")
+            raise Skipped(f"{in_use} pages are still in use: the kernel frees each when it is no longer in use")
 
     def explain(self, name: str, wanted: str, now: Optional[str]) -> str:
-        """Fewer than wanted are all that the kernel could give."""
+        """The kernel could allocate only fewer pages than wanted."""
         return (
-            f"{self.where(name)}: the kernel could give {now} of {wanted} huge pages; reserve fewer, or put drop_caches"
-            " and compact_memory in front of this step"
+            f"{self.where(name)}: the kernel could allocate only {now} of {wanted} huge pages; reserve fewer, or put"
+            " drop_caches and compact_memory before this step"
         )
 
     def sizes(self, node: int) -> List[int]:

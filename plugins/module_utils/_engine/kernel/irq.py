@@ -6,7 +6,7 @@
 
 """Interrupt affinities.
 
-Source: Documentation/core-api/irq/irq-affinity.rst; kernel/irq/proc.c for what a write answers.
+Source: Documentation/core-api/irq/irq-affinity.rst; kernel/irq/proc.c for the errors of a write.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .kind import Kind
 from .sysfs import CpuMask
 
 IRQ = "/proc/irq"
-# What the kinds are called.
+# The names of the kinds.
 AFFINITY = "irq.affinity"
 DEFAULT = "irq.default"
 
 
 class Irqs(Kind):
-    """`irq.affinity:24`: the CPUs that may handle an interrupt (what is asked for; the effective ones may lag)."""
+    """`irq.affinity:24`: the CPUs that may handle an interrupt (as requested; the effective ones may lag)."""
 
     family = "irq"
     volatile = True
@@ -45,7 +45,7 @@ class Irqs(Kind):
         return self._host.read(f"/sys/kernel/irq/{number}/actions") or ""
 
     def of_pci(self, address: str) -> Optional[List[int]]:
-        """The interrupts of a PCI device such as `0000:01:00.0`; None where there is no such device."""
+        """The interrupts of a PCI device such as `0000:01:00.0`; None if there is no such device."""
         device = f"/sys/bus/pci/devices/{address}"
         if not self._host.exists(device):
             return None
@@ -56,14 +56,14 @@ class Irqs(Kind):
     def immovable(self, number: int) -> bool:
         """Whether the kernel would refuse any affinity for this interrupt.
 
-        Newer kernels show it in the file's mode. Older ones only answer it to a write, before they look at what is
-        written: so this writes a word that is no CPU list, which either gets that answer or changes nothing.
+        Newer kernels show it in the file's mode. Older ones only refuse a write, before they look at what is written:
+        so this writes a word that is not a CPU list, which is either refused for that reason or changes nothing.
         """
         path = f"{IRQ}/{number}/smp_affinity_list"
         return not self._host.writable(path) or self._host.probe_errno(path, "?\n") in (errno.EIO, errno.EPERM)
 
     def read(self, name: str) -> Optional[str]:
-        """The affinity asked for."""
+        """The requested affinity."""
         text = self._host.read(f"{IRQ}/{name}/smp_affinity_list")
         return None if text is None else format_list(parse_list(text))
 
@@ -89,7 +89,7 @@ class Irqs(Kind):
 
 
 class DefaultAffinity(CpuMask):
-    """`irq.default:`: the affinity of interrupts that are yet to be requested."""
+    """`irq.default:`: the affinity of interrupts that are requested later."""
 
     def __init__(self, host: Host) -> None:
         super().__init__(host, "irq", "", lambda _name: f"{IRQ}/default_smp_affinity")

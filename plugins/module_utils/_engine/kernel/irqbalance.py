@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""irqbalance: the CPUs that it keeps interrupts off, set over its socket, without a restart.
+"""irqbalance: the CPUs that it keeps interrupts off, set through its socket, without a restart.
 
 Without a ban it moves interrupts back within seconds. Source: irqbalance(1), and its sock_handle().
 """
@@ -22,16 +22,16 @@ from .host import Host
 from .kind import Kind
 from .task import TaskId, identify
 
-# What the kind is called.
+# The name of the kind.
 BANNED = "irqbalance.banned"
 SOCKETS = "/run/irqbalance"
-# irqbalance takes a ban at its next scan (every 10 s) and shows the old one until then.
+# irqbalance applies a ban at its next scan (every 10 s) and shows the old one until then.
 LAG = 25.0
 NO_ANSWER = "?"
 
 
 class Irqbalance(Kind):
-    """`irqbalance.banned:PID:START`: the banned CPUs of one irqbalance process; gone when that process ends."""
+    """`irqbalance.banned:PID:START`: the banned CPUs of one irqbalance process; gone once that process ends."""
 
     family = "irq"
     volatile = True
@@ -69,7 +69,7 @@ class Irqbalance(Kind):
             return NO_ANSWER
 
     def _just_sent(self, name: str) -> Optional[str]:
-        """The ban that irqbalance does not show yet; None if there is none, or the note of it is not to be trusted."""
+        """The ban that irqbalance does not show yet; None if there is none, or if the note of it cannot be trusted."""
         try:
             note = re.match(r"(\S+) ([0-9,-]+) ([0-9]{1,12}\.[0-9]+)\s*\Z", self._host.read_own(IRQBALANCE_SENT) or "")
             if note and note.group(1) == name and 0 <= time.monotonic() - float(note.group(3)) < LAG:
@@ -79,7 +79,7 @@ class Irqbalance(Kind):
         return None
 
     def write(self, name: str, value: str) -> None:
-        """Ban these CPUs and no others; NULL is irqbalance's word for what its own configuration says."""
+        """Ban these CPUs and no others; NULL makes irqbalance use its own configuration."""
         self._host.converse(self.where(name), f"settings cpus {value or 'NULL'}", answers=False)
         self._host.note_write(f"irqbalance bans {value}")
         self._host.save(IRQBALANCE_SENT, f"{name} {value or '-'} {time.monotonic():.6f}\n", 0o600)

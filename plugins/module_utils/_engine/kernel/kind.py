@@ -16,36 +16,36 @@ from .stages import Stage, Write
 
 
 class Kind:
-    """One kind of kernel setting, the part in front of the colon in an address `KIND:NAME`. Values are text.
+    """One kind of kernel setting: the part before the colon in an address `KIND:NAME`. Values are text.
 
     All writes of a family happen together, in the order of their stages.
     """
 
     family = ""
-    # Others (irqbalance, the thread itself) may change it at any time: a value that differs right after a write is no
-    # failure.
+    # Others (irqbalance, the thread itself) may change it at any time: a value that differs right after a write is not
+    # a failure.
     volatile = False
-    # A refusal is no reason to fail: what does not change now is reported, and the next run tries again.
+    # A refusal is not a failure: it is reported, and the next run tries again.
     best_effort = False
-    # It is read once more right before it is written: what was written before may have set it, too.
+    # It is read once more right before it is written: an earlier write may have set it, too.
     reread_before_write = True
     # A write may make the kernel reset the affinities of threads.
     resets_affinities = False
-    # systemd or the kernel changes it along with cpusets, so it is written again when these change.
+    # systemd or the kernel changes it along with cpusets, so it is written again when they change.
     rewritten_with_cpusets = False
-    # What several claims want adds up. So if one of them leaves, it starts from its baseline for all.
+    # What several claims want adds up. So if one of them leaves, all start again from the baseline.
     adds_up = False
-    # A claim that wants it records its baseline even if it has the value already: others may take it away.
+    # A claim that wants it records its baseline even if it already has the value: others may change it later.
     held_when_right = False
-    # What is recorded of it is not the value before, but what its owner has requested.
+    # What is recorded is not the value before, but what its owner requested.
     records_request = False
 
     def read(self, name: str) -> Optional[str]:
-        """The value now, normalised; None if the thing does not exist (any more)."""
+        """The current value, normalised; None if the setting does not exist (any more)."""
         raise NotImplementedError
 
     def write(self, name: str, value: str) -> None:
-        """Set it. Raises Refused, or Skipped with a reason if it is not to be changed."""
+        """Set it. Raises Refused, or Skipped with a reason if it is left unchanged."""
         raise NotImplementedError
 
     def writes(self, name: str, old: str, new: str) -> List[Write]:
@@ -57,13 +57,13 @@ class Kind:
         raise NotImplementedError
 
     def valid_name(self, name: str) -> bool:
-        """Whether a saved address may name this: a journal that points elsewhere is refused."""
+        """Whether a saved address may have this name: a journal that points elsewhere is refused."""
         raise NotImplementedError
 
     def valid_value(self, value: str) -> bool:
         """Whether a saved value may be written here; a CPU list unless a kind says otherwise.
 
-        Only as it would be read: written in another form (`3,1`, `0-7:1/2`), it would not seem to have been taken.
+        Only in the form in which it is read: in another form (`3,1`, `0-7:1/2`), the write would seem to have failed.
         """
         try:
             return format_list(parse_list(value)) == value
@@ -71,7 +71,7 @@ class Kind:
             return False
 
     def depends_on(self, name: str) -> Optional[Address]:
-        """The setting that says whether what this one belongs to exists; None if that is not up to a claim."""
+        """The setting for the existence of what this one belongs to; None if no claim can change that."""
         return None
 
     def moved_threads(self, name: str) -> Iterable[int]:
@@ -79,5 +79,5 @@ class Kind:
         return ()
 
     def explain(self, name: str, wanted: str, now: Optional[str]) -> str:
-        """What to say if it reads `now` after `wanted` was written."""
+        """The message if it reads `now` after `wanted` was written."""
         return f"{self.where(name)} took {wanted!r}, but reads {now!r}"

@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""The domains that libvirt knows on this host, from its own files: it is never called.
+"""The domains that libvirt knows on this host, read from its files: libvirt is never called.
 
 Source: libvirt, qemu driver: persistent domains are in /etc/libvirt/qemu, running ones in /run/libvirt/qemu.
 """
@@ -21,14 +21,14 @@ from .host import TEMPORARY_SUFFIX, Host
 
 RUNNING = "/run/libvirt/qemu"
 DIRECTORIES = ("/etc/libvirt/qemu", RUNNING)
-# Of a file's name, without the ending of its new version.
+# Of a file's name, without the suffix of its new version.
 LONGEST = 255 - len(f".json{TEMPORARY_SUFFIX}")
 EMULATOR = "emulator"
 
 
 def check_name(name: str) -> str:
     """A domain's name that may be part of a path. Raises ValueError."""
-    # What is printable can be encoded.
+    # What is printable can also be encoded.
     if name in ("", ".", "..") or "/" in name or not name.isprintable() or len(os.fsencode(name)) > LONGEST:
         raise ValueError(f"{name[:40]!r} is not the name of a libvirt domain")
     return name
@@ -46,7 +46,7 @@ class Domains:
         return tuple(sorted(name[: -len(".xml")] for name in files if name.endswith(".xml")))
 
     def read(self, name: str) -> Domain:
-        """A domain; as it will start, or where it is not persistent, as it runs. Raises ValueError."""
+        """A domain: as it will start, or as it runs if it is not persistent. Raises ValueError."""
         check_name(name)
         for directory in DIRECTORIES:
             text = self._host.read(f"{directory}/{name}.xml")
@@ -62,7 +62,7 @@ class Domains:
         return {name[: -len(".pid")] for name in self._host.list(RUNNING) if name.endswith(".pid")}
 
     def process(self, name: str) -> Optional[int]:
-        """The QEMU of a domain that runs; None where it does not."""
+        """The QEMU process of a domain; None if it does not run."""
         text = (self._host.read(f"{RUNNING}/{check_name(name)}.pid") or "").strip()
         return int(text) if is_number(text) else None
 

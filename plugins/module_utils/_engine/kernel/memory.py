@@ -49,7 +49,7 @@ class Memory:
         return parse_list(self._host.read(f"{NODE}/has_memory") or "")
 
     def compact(self, node: int) -> None:
-        """Compact one NUMA node. Raises Refused, or IsolationError where the kernel was built without."""
+        """Compact one NUMA node. Raises Refused, or IsolationError if the kernel cannot compact."""
         path = f"{NODE}/node{node}/compact"
         if not self._host.exists(path):
             raise IsolationError(f"{path} is missing: this kernel was built without CONFIG_COMPACTION")

@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""Notes below /run that one run leaves for the next: read only if they are ours, and are what was written."""
+"""Notes below /run that one run leaves for the next: read only if they are ours and valid."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ T = TypeVar("T")
 
 
 def read_note(host: Host, path: str, parse: Callable[[str], T]) -> Optional[T]:
-    """What a note says; None if there is none. `parse` raises ValueError or TypeError if it is not such a note.
+    """The content of a note; None if there is none. `parse` raises ValueError or TypeError if it is not valid.
 
-    Raises IsolationError if it is not to be trusted: root would act on it.
+    Raises IsolationError if it cannot be trusted: root would act on it.
     """
     try:
         text = host.read_own(path)
         return None if text is None else parse(text)
     except (PermissionError, ValueError, TypeError, RecursionError) as error:
         raise IsolationError(
-            f"{path} is not a note to trust: {error}. Nothing was changed. Look at it, and remove it if what it says is"
-            " of no use; a reboot removes it and resets the host, too"
+            f"{path} cannot be trusted: {error}. Nothing was changed. Inspect it, and remove it if you do not need it;"
+            " a reboot removes it and resets the host, too"
         ) from None

@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""The one question that libvirt's hook asks for every virtual machine. It imports next to nothing for that."""
+"""The only check that libvirt's hook makes for every virtual machine, so it imports almost nothing."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ if TYPE_CHECKING:
 
 
 def any_exists(root: str, paths: Iterable[str]) -> bool:
-    """Whether any of these files of our own is there, a dangling link included."""
+    """Whether any of these files of our own exists; a dangling link counts."""
     return any(os.path.lexists(root + path) for path in paths)

@@ -16,7 +16,7 @@ class Stage(IntEnum):
     """When a value is written. The order of the names is the order of the writes."""
 
     SET = 0  # whatever depends on nothing else
-    DEPENDENT = 1  # what may only be set once that is
+    DEPENDENT = 1  # what may only be set after that
 
     # Cgroups
     DISSOLVE_PARTITION = 10  # before any list changes
@@ -24,35 +24,35 @@ class Stage(IntEnum):
     CREATE_CGROUP = 12  # parents first
     ENABLE_CONTROLLER = 13  # from the root down
     MIGRATE_MEMORY = 14  # v1: before lists change and tasks arrive
-    SHRINK_TO_KEPT = 20  # v2: no CPU is ever in the lists of a partition and of its sibling, which would invalidate it
+    SHRINK_TO_KEPT = 20  # v2: a CPU in the lists of a partition and of its sibling would invalidate the partition
     GROW_PARTITION = 21  # v2
     GROW_LIST = 22  # v2
-    GROW_NESTED = 23  # v1: a list is part of its parent's at any time: it grows from the root down
+    GROW_NESTED = 23  # v1: a list is always part of its parent's: it grows from the root down
     SHRINK_NESTED = 24  # v1: and shrinks from the leaves up
-    REWRITE_NESTED = 25  # v1: a list that is to be what it is
+    REWRITE_NESTED = 25  # v1: a list that keeps its value
     FORM_PARTITION = 30  # after all lists have changed
     SET_FLAG = 31  # v1: exclusive again, below a parent that is
-    MOVE_TASK = 40  # behind all that gives a cpuset its CPUs, before anything is taken away
+    MOVE_TASK = 40  # after all that gives a cpuset its CPUs, before anything is taken away
     SWEEP = 41  # what was forked meanwhile
-    DROP_IN = 50  # last of what touches a unit, before its cgroup goes
+    DROP_IN = 50  # the last write to a unit, before its cgroup is removed
     REMOVE_CGROUP = 51  # children first
-    SHRINK_AGAIN = 52  # v1: a cpuset below, which has gone away now, kept it from shrinking
-    EMPTY_NESTED = 53  # v1: when its tasks have left, and if the cpuset has not gone away
+    SHRINK_AGAIN = 52  # v1: a cpuset below it, which is removed by now, kept it from shrinking
+    EMPTY_NESTED = 53  # v1: when its tasks have left, and if the cpuset still exists
     RESET_FLAG = 54  # v1
-    # From here on, systemd must have forgotten the drop-ins that were removed.
-    KEEP_CONTROLLER = 60  # systemd takes it away when no unit asks for it, though somebody else enabled it
-    WRITE_LIST_AGAIN = 61  # v2: lists that systemd has dropped, or that must become empty where the controller stays
+    # From here on, systemd must have reloaded without the removed drop-ins.
+    KEEP_CONTROLLER = 60  # systemd disables it when no unit asks for it, even if somebody else enabled it
+    WRITE_LIST_AGAIN = 61  # v2: lists that systemd dropped, or that must become empty if the controller stays
     DISABLE_CONTROLLER = 62  # from the leaves up
-    BIND_THREAD = 70  # behind all that makes the kernel reset affinities
+    BIND_THREAD = 70  # after all that makes the kernel reset affinities
 
     @property
     def is_behind_systemd(self) -> bool:
-        """Whether systemd must have forgotten removed drop-ins before."""
+        """Whether systemd must have reloaded without the removed drop-ins before."""
         return self >= Stage.KEEP_CONTROLLER
 
 
 class Write(NamedTuple):
-    """One write of a setting: when, what, and within its stage how deep, the least first."""
+    """One write of a setting: when, what, and and the depth within its stage, the smallest first."""
 
     stage: Stage
     value: str

@@ -48,7 +48,7 @@ class SysfsFile(Kind):
         return self._path(name)
 
     def valid_name(self, name: str) -> bool:
-        """Whether this is the name of such a file."""
+        """Whether such a file can have this name."""
         return self._names.match(name) is not None
 
     def parsed(self, text: str) -> str:

@@ -27,8 +27,8 @@ RUNTIME = "/run/systemd/system.control"
 # ... and of units without a unit file of their own: init.scope, sessions, virtual machines.
 TRANSIENT = "/run/systemd/transient"
 PERSISTENT = "/etc/systemd/system.control"
-# Where others may have put drop-ins of a unit. systemd reads them in the order of their names, whatever their
-# directory, and lists of CPUs add up.
+# Where others may have drop-ins of a unit. systemd reads them in the order of their names, whatever their directory,
+# and lists of CPUs add up.
 DROP_INS = (
     PERSISTENT,
     "/etc/systemd/system",
@@ -57,7 +57,7 @@ def place_of_slice(unit: str) -> Optional[str]:
 
 
 def _units(note: str) -> List[str]:
-    """Units by their names. Raises ValueError if there is another word, which systemctl might take for an option."""
+    """Units by their names. Raises ValueError for any other word, which systemctl might take for an option."""
     for word in note.split():
         if unit_of(f"/{word}") != word:
             raise ValueError(f"{word!r} is not the name of a unit")
@@ -80,7 +80,7 @@ class Systemd:
         self._host.change("systemctl", "set-property", "--runtime", "--", unit, assignment)
 
     def overruled(self, unit: str, prop: str) -> bool:
-        """Whether another drop-in would have its way at a daemon-reload: one read later, or one that hides ours."""
+        """Whether another drop-in would win at a daemon-reload: one that is read later, or one that hides ours."""
         ours = f"50-{prop}.conf"
         for directory in (f"{place}/{unit}.d" for place in DROP_INS):
             for name in self._host.list(directory):
@@ -91,7 +91,7 @@ class Systemd:
         return False
 
     def override(self, unit: str, prop: str, value: Optional[str]) -> None:
-        """Put a list in a drop-in that is read after all others; None takes it away."""
+        """Write a list to a drop-in that is read after all others; None removes the drop-in."""
         path = f"{RUNTIME}/{unit}.d/{FINAL_DROP_IN}-{prop}.conf"
         if value is not None:
             section = unit.rpartition(".")[2].capitalize()
@@ -101,11 +101,11 @@ class Systemd:
             self._host.remove(path)
 
     def override_value(self, unit: str, prop: str) -> Optional[str]:
-        """The list of that drop-in; None where there is none. Raises IsolationError if it is no list."""
+        """The list of that drop-in; None if it does not exist. Raises IsolationError if it is not a list."""
         return self._listed(f"{RUNTIME}/{unit}.d/{FINAL_DROP_IN}-{prop}.conf", prop)
 
     def active(self, unit: str) -> bool:
-        """Whether systemd runs a unit: somebody else may have made a cgroup of such a name."""
+        """Whether systemd runs a unit: somebody else may have made a cgroup with that name."""
         state = self._host.ask("systemctl", "show", "--value", "-p", "ActiveState", "--", unit)
         return (state or "").strip() != "inactive"
 
@@ -114,16 +114,16 @@ class Systemd:
         self._host.change("systemctl", "start", "--", unit)
 
     def stop(self, unit: str) -> None:
-        """Stop a unit by itself. A slice would take with it what is started in it just now."""
+        """Stop a unit by itself. Stopping a slice would also stop what is just being started in it."""
         self._host.change("systemctl", "stop", "--job-mode=ignore-dependencies", "--", unit)
 
     def drop_in(self, unit: str, prop: str) -> Optional[str]:
-        """The drop-in that set_property left behind; None where there is none."""
+        """The drop-in that set_property left behind; None if there is none."""
         paths = (f"{directory}/{unit}.d/50-{prop}.conf" for directory in (RUNTIME, TRANSIENT))
         return next((path for path in paths if self._host.exists(path)), None)
 
     def runtime_value(self, unit: str, prop: str) -> Optional[str]:
-        """The list of the runtime drop-in; None where there is none. Raises IsolationError if it is no list."""
+        """The list of the runtime drop-in; None if it does not exist. Raises IsolationError if it is not a list."""
         path = self.drop_in(unit, prop)
         return self._listed(path, prop) if path else None
 
@@ -154,14 +154,14 @@ class Systemd:
             self._host.save(RELOAD_DUE, " ".join([*due, unit]), 0o600)
 
     def reload_due(self) -> List[str]:
-        """The units that systemd must read anew. Raises IsolationError if the note of them is not to be trusted."""
+        """The units that systemd must reload. Raises IsolationError if the note of them cannot be trusted."""
         return read_note(self._host, RELOAD_DUE, _units) or []
 
     def reload_if_due(self) -> None:
-        """Make systemd forget drop-ins that were removed, even by a run that was killed since.
+        """Make systemd forget drop-ins that were removed, even by a run that was killed afterwards.
 
-        A reload takes in whatever else was changed on disk and is slow, so only where systemd says that it is needed:
-        a unit that was stopped meanwhile is read anew anyway.
+        A reload also picks up whatever else changed on disk, and is slow, so only if systemd says that it is needed:
+        a unit that was stopped meanwhile is loaded again anyway.
         """
         units = self.reload_due()
         if not units:
@@ -177,9 +177,9 @@ class Systemd:
 
 
 class RuntimeDropIn(Kind):
-    """`systemd.AllowedCPUs:UNIT`: the CPU list of a unit's runtime drop-in, `none` where there is no such file.
+    """`systemd.AllowedCPUs:UNIT`: the CPU list of a unit's runtime drop-in, `none` if there is no such file.
 
-    `0-3 insisted` where a second drop-in of ours keeps those of others from having the last word.
+    `0-3 insisted` if a second drop-in of ours keeps those of others from winning.
     `set-property` writes the first together with the cgroup; the kind exists so that a revert removes them again.
     """
 
@@ -200,7 +200,7 @@ class RuntimeDropIn(Kind):
         return "none" if value is None else value
 
     def write(self, name: str, value: str) -> None:
-        """Remove the drop-in, or make it again."""
+        """Remove the drop-in, or create it again."""
         if value == "none":
             self._systemd.drop_runtime_value(name, self._prop)
             return
@@ -210,7 +210,7 @@ class RuntimeDropIn(Kind):
         self._systemd.override(name, self._prop, cpus if value.endswith(OVERRIDDEN) else None)
 
     def writes(self, name: str, old: str, new: str) -> List[Write]:
-        """Last of what touches a unit, before its cgroup goes."""
+        """The last write to a unit, before its cgroup is removed."""
         return [Write(Stage.DROP_IN, new)]
 
     def where(self, name: str) -> str:

@@ -25,11 +25,11 @@ PF_KTHREAD = 0x00200000
 PF_NO_SETAFFINITY = 0x04000000
 SCHED_DEADLINE = 6
 
-NUMBERS = 1 << 31  # of tasks: those of a system call's pid_t, where 0 is the caller
+NUMBERS = 1 << 31  # of tasks: those that fit the pid_t of a system call; 0 is the caller
 
 
 class TaskId(NamedTuple):
-    """The one name of a task that is never used again: its number, and when it began."""
+    """The only identity of a task that is never reused: its number and its start time."""
 
     number: int  # of a process or thread
     start: int  # in clock ticks since boot
@@ -55,16 +55,16 @@ class Task(NamedTuple):
     group: int
     session: int
     policy: int
-    has_ended: bool  # and is there until it is waited for: as a process, other threads of it may live
+    has_ended: bool  # and exists until its parent waits for it; if it is a process, other threads of it may still run
 
     @property
     def number(self) -> int:
-        """Its number, while it lives."""
+        """Its number, as long as it lives."""
         return self.id.number
 
     @property
     def name(self) -> str:
-        """What an address calls it."""
+        """Its name in an address."""
         return str(self.id)
 
     @property
@@ -79,11 +79,11 @@ class Task(NamedTuple):
 
 
 def read_task(host: Host, task: int) -> Optional[Task]:
-    """The thread or process of a number; None if it has ended."""
+    """The thread or process with a number; None if it has ended."""
     text = host.read(f"/proc/{task}/stat")
     if not text:
         return None
-    # From the third field on: the second, the name, may hold anything.
+    # From the third field on: the second, the name, may contain anything.
     fields = text[text.rindex(")") + 2 :].split()
     parent, group, session = int(fields[1]), int(fields[2]), int(fields[3])
     id_ = TaskId(task, int(fields[19]))
@@ -97,7 +97,7 @@ def identify(host: Host, task: int) -> Optional[TaskId]:
 
 
 def leader(host: Host, thread: int) -> int:
-    """The process of a thread; 0 where it has ended."""
+    """The process of a thread; 0 if it has ended."""
     match = re.search(r"^Tgid:\s*(\d+)", host.read(f"/proc/{thread}/status") or "", re.MULTILINE)
     return int(match.group(1)) if match else 0
 
@@ -123,7 +123,7 @@ class TaskKind(Kind):
 
     @staticmethod
     def id_of(name: str) -> TaskId:
-        """The task of a valid name."""
+        """The task with a valid name."""
         found = TaskId.parse(name)
         if found is None:
             raise ValueError(f"{name!r} is not the name of a task")
@@ -140,7 +140,7 @@ class Affinity(TaskKind):
     records_request = True
 
     def read(self, name: str) -> Optional[str]:
-        """The affinity; None if the thread has ended, or another has its number now."""
+        """The affinity; None if the thread has ended, or another one has its number now."""
         thread = self.id_of(name)
         cpus = self._host.affinity(thread.number)
         if cpus is None or identify(self._host, thread.number) != thread:
@@ -152,7 +152,7 @@ class Affinity(TaskKind):
         self._host.set_affinity(self.id_of(name).number, parse_list(value))
 
     def writes(self, name: str, old: str, new: str) -> List[Write]:
-        """Behind all that makes the kernel reset it: cpusets, moves, the controller's end."""
+        """After all that makes the kernel reset it: cpusets, moves, disabling the controller."""
         return [Write(Stage.BIND_THREAD, new)]
 
     def where(self, name: str) -> str:

@@ -22,7 +22,7 @@ NODE = "/sys/devices/system/node"
 
 
 class SysfsTopology(Topology):
-    """The topology of a host; each file is read when it is first asked for, once."""
+    """The topology of a host; each file is read once, when it is first needed."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -45,7 +45,7 @@ class SysfsTopology(Topology):
         return self._list(f"{CPU}/online")
 
     def present(self) -> CpuSet:
-        """The CPUs that are there, online or not."""
+        """The CPUs that are present, online or not."""
         return self._list(f"{CPU}/present") or self.online()
 
     def isolated_at_boot(self) -> CpuSet:
@@ -53,7 +53,7 @@ class SysfsTopology(Topology):
         return self._list(f"{CPU}/isolated")
 
     def nodes(self) -> Dict[int, CpuSet]:
-        """Every online NUMA node with its CPUs; a node of memory alone has none."""
+        """Every online NUMA node with its CPUs; a node with only memory has none."""
         numbers = sorted(parse_list(self._host.read(f"{NODE}/online") or ""))
         return {number: self._list(f"{NODE}/node{number}/cpulist") for number in numbers}
 
@@ -101,7 +101,7 @@ class SysfsTopology(Topology):
         return sorted(found, key=lambda domain: min(domain[0]))
 
     def core_type(self, name: str) -> CpuSet:
-        """The performance or efficiency CPUs, by the perf units that hybrid Intel processors show."""
+        """The performance or efficiency CPUs, by the perf units of hybrid Intel processors."""
         unit = {"performance": "cpu_core", "efficiency": "cpu_atom"}[name]
         cpus = self._list(f"/sys/devices/{unit}/cpus")
         if not cpus:
@@ -110,7 +110,7 @@ class SysfsTopology(Topology):
 
     def vm(self, name: str, part: str) -> CpuSet:
         """The CPUs that the threads of a libvirt domain are pinned to."""
-        from .libvirt import Domains  # with an XML parser, which few runs need
+        from .libvirt import Domains  # imports an XML parser, which few runs need
 
         return Domains(self._host).cpus(name, part)
 

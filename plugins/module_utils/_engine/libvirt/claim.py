@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""The claim of a libvirt domain: what is configured for it, with the CPUs that its XML says, on the host as it is."""
+"""The claim of a libvirt domain: what is configured for it, with the CPUs of its XML, on the host as it is."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class HostContext(NamedTuple):
     """The host that a domain starts on."""
 
     topology: Topology
-    version: int  # of the cpuset controller's cgroup
+    version: int  # the cgroup version of the cpuset controller
     release: str  # the kernel's
     claims: Mapping[str, Claim] = {}  # without the domain's own
-    # The cgroups beside the domain's in which something runs that no CPUs are reserved for: a partition would confine
-    # it to the domain's CPUs.
+    # The cgroups beside the domain's in which tasks run for which no CPUs are reserved: a partition would confine them
+    # to the domain's CPUs.
     others: Sequence[str] = ()
 
 
 class Decision(NamedTuple):
-    """The steps of the domain's claim, claims that must go on with other steps, and what their owner should know."""
+    """The steps of the domain's claim, claims that must continue with other steps, and notes for the log."""
 
     items: List[Dict[str, Any]]
     changed: Dict[str, List[Step]]
@@ -42,7 +42,7 @@ class Decision(NamedTuple):
 
 
 def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, creators: Sequence[str]) -> Decision:
-    """What a domain's start comes to. Only claims of these creators are changed. Raises IsolationError."""
+    """What the start of a domain requires. Only claims of these creators are changed. Raises IsolationError."""
     vcpus = _given(variables["isolate_vm_cpus"], around, "isolate_vm_cpus") or domain.vcpus
     if not vcpus:
         raise IsolationError(
@@ -53,16 +53,16 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
     cgroup = normalized(variables["isolate_cgroup"] or domain.cgroup)
     asked = variables["isolate_strategy"]
     strategy, _reason = choose(asked, around.version, around.release, cgroup)
-    there = lasting_partition(around, cgroup, creators)
-    # Many a domain has its emulator where the host is. Then they share these CPUs, which a partition cannot do.
-    shares = not wanted and not around.topology.online() - vcpus - emulator - _taken(around) and not there
+    lasting = lasting_partition(around, cgroup, creators)
+    # Many domains have their emulator on the host's CPUs. Then both share these CPUs, which a partition cannot do.
+    shares = not wanted and not around.topology.online() - vcpus - emulator - _taken(around) and not lasting
     reasons = _reasons(domain, around, emulator, shares)
     notes: List[str] = []
     changed: Dict[str, List[Step]] = {}
     if reasons and strategy == "partition":
-        if asked == "auto" and not there:
+        if asked == "auto" and not lasting:
             asked = strategy = "slices"
-            notes.append(f"strategy slices, for {' and '.join(reasons)}")
+            notes.append(f"strategy slices, because {' and '.join(reasons)}")
         else:
             notes.append(f"a partition, though {' and '.join(reasons)}")
     if reasons and strategy != "partition":
@@ -76,10 +76,10 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
             f" {format_list(vcpus | emulator)}: in a partition the kernel gives its threads no others. Add"
             f" {format_list(pinned - vcpus - emulator)} to isolate_emulator_cpus, or use isolate_strategy: slices"
         )
-    if strategy != "partition" and there and pinned - there:
+    if strategy != "partition" and lasting and pinned - lasting:
         raise IsolationError(
             f"the domain {domain.name!r} is pinned to CPUs {format_list(pinned)}, but {cgroup} is in a partition that"
-            f" has {format_list(there)}: the kernel gives its threads no others. Use isolate_strategy: partition, or"
+            f" has {format_list(lasting)}: the kernel gives its threads no others. Use isolate_strategy: partition, or"
             " give the domain a cgroup of its own, <resource><partition>/vfio</partition></resource>"
         )
     if strategy == "partition" and not domain.emulator and not domain.is_placed:
@@ -95,8 +95,8 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
 
 
 def _reasons(domain: Domain, around: HostContext, emulator: CpuSet, shares: bool) -> List[str]:
-    """Why a partition would not do."""
-    reasons = [f"in {', '.join(around.others)} runs what no CPUs are reserved for"] if around.others else []
+    """Why a partition is not suitable."""
+    reasons = [f"no CPUs are reserved for what runs in {', '.join(around.others)}"] if around.others else []
     if shares:
         reasons.append(f"its emulator is pinned to the host's CPUs {format_list(emulator)}")
     if domain.is_placed and not emulator:
@@ -105,7 +105,7 @@ def _reasons(domain: Domain, around: HostContext, emulator: CpuSet, shares: bool
 
 
 def lasting_partition(around: HostContext, cgroup: str, creators: Sequence[str]) -> CpuSet:
-    """The CPUs of the partition that a cgroup is in and that must stay: asked for, or not of these creators."""
+    """The CPUs of the partition that a cgroup is in and that must stay: it was requested, or another creator's."""
     found = NONE
     for claim in reserving(around.claims, cgroup).values():
         for step in claim.steps:
@@ -119,7 +119,7 @@ def lasting_partition(around: HostContext, cgroup: str, creators: Sequence[str])
 
 
 def relaxed(around: HostContext, cgroup: str, creators: Sequence[str], emulators: bool) -> Dict[str, List[Step]]:
-    """The claims that must let go of a partition around a cgroup, where they leave the choice, with steps that do.
+    """The claims that must give up a partition around a cgroup, if their strategy allows it, with steps that do so.
 
     Unless `emulators`, they no longer reserve CPUs for emulators.
     """

@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""What libvirt's events do: a domain that starts has a claim of its name, and gives it back when it has ended."""
+"""What libvirt's events do: a claim named like the domain is applied when it starts, and reverted when it ends."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from ..transaction.engine import Engine
 from .claim import HostContext, decide, lasting_partition, relaxed, reserving
 from .role_steps import VARIABLES
 
-# Nobody else's claims are changed or given back.
+# Nobody else's claims are changed or reverted.
 CREATED_BY = "libvirt"
 LONGEST_TIMEOUT = 3600  # seconds
-# A VM that has ended waits for nothing, and a claim that is not given back is worse than one that is given back late.
+# A VM that has ended waits for nothing, and a claim that is not reverted is worse than one that is reverted late.
 RELEASE_TIMEOUT = 600
-# What a domain can be configured to besides the variables of the role.
+# The options of a domain besides the variables of the role.
 SETTINGS: Dict[str, Any] = {
     "required": {"type": "bool", "default": True},
     "timeout": {"type": "int", "default": TIMEOUT},
@@ -44,7 +44,7 @@ class Event:
         """`given` is standard input, with the domain's XML."""
         self.name = name
         self.operation = operation
-        self.required = operation == "prepare"  # whether the domain may not start where this fails
+        self.required = operation == "prepare"  # whether the domain may not start if this fails
         self.timeout = TIMEOUT
         self._host = host
         self._given = given
@@ -52,8 +52,8 @@ class Event:
         self._parsed: Optional[Domain] = None
 
     def configure(self) -> None:
-        """Read what the domain is configured to. Raises IsolationError."""
-        # What an earlier reading has found counts no more.
+        """Read the domain's configuration. Raises IsolationError."""
+        # What was read earlier no longer counts.
         self._variables, self.timeout = {}, TIMEOUT
         self.required = self.operation == "prepare"
         try:
@@ -63,7 +63,7 @@ class Event:
             raise IsolationError(str(error)) from None
         if self.operation == "release":
             self.timeout = RELEASE_TIMEOUT
-            return  # a claim is given back whatever is configured now
+            return  # a claim is reverted whatever is configured now
         for path in (domain_file(self.name), DEFAULT):
             text = self._host.read_own(path)
             if text is not None:
@@ -74,7 +74,7 @@ class Event:
         self.required = False
 
     def carry_out(self) -> List[str]:
-        """Do what the event asks for. Returns what to log. Raises IsolationError."""
+        """Do what the event requires. Returns what to log. Raises IsolationError."""
         if self.operation == "started" and self._variables:
             return []
         if self.operation != "prepare" and not self._host.exists(EVENTS_LOCK):
@@ -82,7 +82,7 @@ class Event:
         with event_lock(self._host):
             if self.operation == "release":
                 return self._release()
-            self.configure()  # it may have changed while this has waited
+            self.configure()  # it may have changed while this waited
             if not self._variables:
                 return self._leave_alone()
             try:
@@ -90,22 +90,22 @@ class Event:
             except IsolationError as error:
                 if self.required:
                     raise
-                # It starts all the same: as one that is not configured.
+                # It starts anyway, like one that is not configured.
                 return [f"it starts without isolation: {error}", *self._leave_alone()]
 
     def _engine(self) -> Engine:
-        """One engine is for one change: it knows what it has read and written."""
+        """A new engine for each change: an engine remembers what it read and wrote."""
         return Engine(self._host, self.timeout)
 
     def _leave_alone(self) -> List[str]:
-        """Nothing is done for the domain; but no claim must confine it to its CPUs, if that can be helped."""
+        """Do nothing for the domain, except that no other claim should confine it to the CPUs of that claim."""
         if not self._host.exists(JOURNAL):
             return []
         cgroup, around = self._domain().cgroup, self._around(self._engine())
         lines = []
-        there = lasting_partition(around, cgroup, (CREATED_BY,))
-        if there:
-            lines.append(f"{cgroup} is in a partition that has CPUs {format_list(there)}: it can have no others")
+        lasting = lasting_partition(around, cgroup, (CREATED_BY,))
+        if lasting:
+            lines.append(f"{cgroup} is in a partition that has CPUs {format_list(lasting)}: it can have no others")
         elif around.version == 2:
             lines += self._change(relaxed(around, cgroup, (CREATED_BY,), emulators=True))
         return lines
@@ -114,7 +114,7 @@ class Event:
         domain, engine = self._domain(), self._engine()
         around = self._around(engine)
         cgroup = from_option("isolate_cgroup", self._variables["isolate_cgroup"] or domain.cgroup)
-        # Where somebody else's claim is for this cgroup, that says that all in it are VMs with CPUs of theirs.
+        # If somebody else has a claim for this cgroup, all in it are VMs with reserved CPUs.
         if all(claim.created_by == CREATED_BY for claim in reserving(around.claims, cgroup).values()):
             around = around._replace(others=_others(engine, cgroup, around.claims))
         decision = decide(domain, self._variables, around, (CREATED_BY,))
@@ -122,7 +122,7 @@ class Event:
         try:
             lines += self._change(decision.changed)
             outcome = self._engine().apply(self.name, read_steps(decision.items), created_by=CREATED_BY)
-        except Exception as error:  # also a time limit: the others get their partition back whatever it is
+        except Exception as error:  # also a time limit: the other claims get their partition back in any case
             failures = []
             for name in decision.changed:
                 try:
@@ -145,17 +145,17 @@ class Event:
         return HostContext(resources.topology, resources.cgroups.version, self._host.kernel_release(), claims)
 
     def _change(self, claims: Mapping[str, Sequence[Step]]) -> List[str]:
-        """Have claims of libvirt go on with other steps."""
+        """Have claims of libvirt continue with other steps."""
         for name, steps in claims.items():
             self._engine().apply(name, steps, created_by=CREATED_BY, acts=False)  # its VM runs
-        return [f"the claim {name} goes on without a partition, for others are beside its domain" for name in claims]
+        return [f"the claim {name} continues without a partition, as others run beside its domain" for name in claims]
 
     def _release(self) -> List[str]:
         outcome = self._engine().revert([self.name], created_by=CREATED_BY)
         if not outcome.notes["claims"]:
             return []
         left = [f"{address}: {reason}" for address, reason in sorted(outcome.skipped.items())]
-        return [f"{len(outcome.changes)} settings given back", *left, *outcome.warnings]
+        return [f"{len(outcome.changes)} settings restored", *left, *outcome.warnings]
 
     def _domain(self) -> Domain:
         if self._parsed is None:
@@ -167,7 +167,7 @@ class Event:
 
 
 def event_lock(host: Host) -> ContextManager[None]:
-    """One event at a time: what runs and what has claims must not change between looking and acting.
+    """One event at a time: what runs and what has claims must not change between reading and acting.
 
     The time limit of the event bounds the wait.
     """
@@ -188,7 +188,7 @@ def _complete(path: str, text: str) -> Dict[str, Any]:
 
 
 def _others(engine: Engine, cgroup: str, claims: Mapping[str, Claim]) -> List[str]:
-    """The cgroups below one in which something runs that is of no domain with a claim for it."""
+    """The cgroups below one in which anything runs that belongs to no domain with a claim for it."""
     cgroups, domains = engine.resources.cgroups, Domains(engine.resources.host)
     claimed = reserving(claims, cgroup)
     processes = [domains.process(name) for name in domains.running() if name in claimed]

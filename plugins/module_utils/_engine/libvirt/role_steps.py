@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""The job of the role isolate where no Ansible runs: its variables, and the steps that they come to."""
+"""The role isolate without Ansible: its variables, and the steps that follow from them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..steps.catalog import STEPS
 
 RESERVE = STEPS["reserve_cpus"].ARGUMENTS
 
-# The variables of the role by their names, without those that say which claim it is and whether it persists. Where the
-# CPUs and the cgroup are not given, they are those of the domain that starts.
+# The variables of the role by their names, except the claim's name and whether it persists. If the CPUs and the cgroup
+# are not given, they are those of the domain that starts.
 VARIABLES: Dict[str, Any] = {
     "isolate_vm_cpus": {"type": "raw"},
     "isolate_emulator_cpus": {"type": "raw"},
@@ -35,7 +35,7 @@ VARIABLES: Dict[str, Any] = {
 def items(variables: Mapping[str, Any]) -> List[Dict[str, Any]]:
     """The steps, as a transaction takes them: those of roles/isolate/tasks/main.yml.
 
-    But for writing back all dirty pages before caches are dropped: a VM that starts does not wait for the slowest disk.
+    Except that dirty pages are not written back before caches are dropped: a VM's start does not wait for a slow disk.
     """
     cpus = variables["isolate_vm_cpus"]
     governor = variables["isolate_governor"]

@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""What steps say of a cpuset, said once: its lists, and that it exists and can take tasks."""
+"""What several steps plan for a cpuset: its lists, and that it exists and can take tasks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .view import View
 
 
 class _List(NamedTuple):
-    """One of a cgroup's two lists: its kind, and the kind and name of the property that systemd has for it."""
+    """One of a cgroup's two lists: its kind, and the kind and name of systemd's property for it."""
 
     kind: str
     drop_in: str
@@ -41,12 +41,12 @@ _MEMS = _List(MEMS, ALLOWED_MEMORY_NODES, "AllowedMemoryNodes")
 
 
 def narrow(view: View, cgroup: str, cpus: CpuSet) -> None:
-    """Plan the CPUs of a cgroup; of none means inherited."""
+    """Plan the CPUs of a cgroup; none means inherited."""
     _assign(view, cgroup, _CPUS, format_list(cpus))
 
 
 def place_memory(view: View, cgroup: str, nodes: CpuSet) -> None:
-    """Plan the NUMA nodes of a cgroup; of none means inherited."""
+    """Plan the NUMA nodes of a cgroup; none means inherited."""
     _assign(view, cgroup, _MEMS, format_list(nodes))
 
 
@@ -63,7 +63,7 @@ def _assign(view: View, cgroup: str, what: _List, value: str) -> None:
 
 
 def need(view: View, cgroup: str) -> None:
-    """Plan that a cgroup exists and can take tasks: each from the root down to it.
+    """Plan that a cgroup, and each one above it, exists and can take tasks.
 
     On v2 with the controller enabled above it; on v1 with its parent's CPUs and nodes if it has none.
     """
@@ -74,7 +74,7 @@ def need(view: View, cgroup: str) -> None:
         if view.resources.cgroups.inherits:
             view.assign(Address(CONTROLLER, parent), "enabled")
         if view.planned.get(exists) == "absent":
-            _forget(view, path)  # what an earlier step said of it: the later one has the last word
+            _forget(view, path)  # what an earlier step planned for it: the later step wins
         if view.get(exists) != "present":
             _check_slice(view, path)
         view.assign(exists, "present")
@@ -95,14 +95,14 @@ def _take_tasks(view: View, path: str, parent: str) -> None:
         if not view.get(Address(kind, path)):
             view.assign(Address(kind, path), view.get(Address(kind, parent)))
     for flag, initial in FLAGS.items():
-        # Set by a claim that leaves, on a cpuset that was not there and now stays.
+        # Set by a claim that leaves, on a cpuset that did not exist before and now stays.
         address = Address(flag_kind(flag), path)
         if view.restored.get(address) == "":
             view.assign(address, initial)
 
 
 def _forget(view: View, cgroup: str) -> None:
-    """Plan nothing for the settings of a cgroup any more."""
+    """Drop what is planned for the settings of a cgroup."""
     exists = Address(EXISTS, cgroup)
     for address in list(view.planned):
         if exists in (address, view.resources.kind(address).depends_on(address.name)):

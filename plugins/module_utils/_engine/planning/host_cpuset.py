@@ -25,7 +25,7 @@ from .view import View
 
 
 def move_host(view: View, arguments: Mapping[str, Any], reservation: Reservation, host: CpuSet) -> None:
-    """Plan a cpuset for the host's tasks, and that they move there.
+    """Plan a cpuset for the host's tasks, and their move into it.
 
     Kernel threads stay in the root, where they are bound to the host's CPUs. `arguments` are those of reserve_cpus.
     """
@@ -35,7 +35,7 @@ def move_host(view: View, arguments: Mapping[str, Any], reservation: Reservation
     for vms in reservation.by_cgroup:
         if is_within(path, vms) or is_within(vms, path):
             raise IsolationError(f"host_cgroup: {path} and the virtual machines' {vms} must not be in one another")
-    host &= view.resources.topology.online()  # v1 takes no others
+    host &= view.resources.topology.online()  # v1 accepts no others
     narrow(view, path, host)
     place_memory(view, path, _nodes(view, arguments["host_mems"], reservation, host))
     if arguments["memory_migrate"]:
@@ -51,7 +51,7 @@ def move_host(view: View, arguments: Mapping[str, Any], reservation: Reservation
 
 
 def _is_said(view: View, cgroup: str) -> bool:
-    """Whether a cpuset step makes a cgroup, itself or what is below it: then that says what it has."""
+    """Whether a cpuset step makes this cgroup or one below it: then that step decides its lists."""
     if view.baseline(Address(EXISTS, cgroup)) != "absent":
         return False
     steps = (step.arguments for claim in view.claims.values() for step in claim.steps if step.name == "cpuset")
@@ -63,7 +63,7 @@ def _nodes(view: View, given: Any, reservation: Reservation, host: CpuSet) -> Cp
     available = view.resources.memory.nodes()
     if is_given(given):
         reservation.host_nodes |= parse_nodes(given, available, "host_mems")
-    if reservation.host_nodes:  # also if it is another claim that has named them
+    if reservation.host_nodes:  # also if another claim named them
         return reservation.host_nodes
     own = frozenset(node for node, cpus in view.resources.topology.nodes().items() if cpus & host)
     return (own & available) or available

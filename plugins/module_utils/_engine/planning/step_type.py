@@ -22,14 +22,14 @@ class StepType:
 
     # Its options, as Ansible's argument spec.
     ARGUMENTS: ClassVar[ArgumentSpec] = {}
-    # Whether it is an action: it runs if its claim is new or changes something. Nothing of it is ever reverted.
+    # Whether it is an action: it runs if its claim is new or changes something, and is never reverted.
     acts = False
 
     def plan(self, arguments: Mapping[str, Any], view: View) -> None:
         """Assign values to settings. Raises IsolationError. An action claims nothing."""
 
     def act(self, arguments: Mapping[str, Any], resources: Resources) -> Dict[str, Any]:
-        """Act. Returns what to report. Raises IsolationError."""
+        """Run the action. Returns what to report. Raises IsolationError."""
         raise NotImplementedError
 
     def destinations(self, arguments: Mapping[str, Any]) -> Sequence[str]:
@@ -37,4 +37,4 @@ class StepType:
         return ()
 
     def plan_inheritors(self, view: View, held: Set[Address]) -> None:
-        """Plan what is to become of settings that came to be while it was applied, when its claim leaves."""
+        """Plan the values of settings that appeared while the step was applied, now that its claim leaves."""

@@ -4,9 +4,9 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""Which tasks move, and which follow them back: those that were moved, with what they forked, and nothing else.
+"""Which tasks move, and which move back: those that were moved, with what they forked, and nothing else.
 
-A plan only reads and assigns in the state; what is forked meanwhile is swept by the same decisions (`Sweep`).
+A plan only reads the view and assigns to it; what is forked meanwhile is swept by the same decisions (`Sweep`).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ BOUND = "kernel threads are bound to their CPUs by the kernel"
 
 
 def move_all(view: View, source: str, target: str, kernel_threads: bool) -> str:
-    """Plan that every task of a cgroup, without those below it, moves to another. Returns what stays, and why.
+    """Plan that every task of a cgroup (not of those below it) moves to another. Returns what stays, and why.
 
-    Those that are in the target before are remembered: on the way back they stay, with all that they fork.
+    Tasks that were in the target before are remembered: a revert leaves them there, with all that they fork.
     """
     staying: Dict[str, Set[int]] = {BOUND: set(), NOT_ASKED: set()}
 
@@ -44,14 +44,14 @@ def move_all(view: View, source: str, target: str, kernel_threads: bool) -> str:
             view.assign(address, target)
     for address in moving:
         view.assign(address, target)
-    # Where there is no kernel thread, none will be: they are born where kthreadd is.
-    alike = source != "/" and not any(staying.values())
-    view.sweeps[source] = Sweep(view.author.claim, decide, target if alike else None)
+    # A cgroup without kernel threads will get none: they are forked in the cgroup of kthreadd.
+    all_move = source != "/" and not any(staying.values())
+    view.sweeps[source] = Sweep(view.author.claim, decide, target if all_move else None)
     return "; ".join(f"{len(tasks)} {reason}" for reason, tasks in staying.items() if tasks)
 
 
 def _residents(view: View, target: str) -> List[Address]:
-    """The tasks that are in a cgroup, except those that a claim moved there, and what they have forked."""
+    """The tasks that are in a cgroup, except those that a claim moved there and what these forked."""
     baseline = view.journal.baseline
     held = (address for claim in view.journal.claims.values() for address in claim.holds if address in baseline)
     moved = Ancestry(view, of_kind(held, TASK_CGROUP))
@@ -61,9 +61,9 @@ def _residents(view: View, target: str) -> List[Address]:
 
 
 def plan_return(view: View, held: Set[Address], places: Iterable[str]) -> None:
-    """Plan the way back from the places that leaving claims moved tasks to, before any other claim is planned.
+    """Plan the way back for tasks that leaving claims moved, before any other claim is planned.
 
-    What its owner has moved elsewhere meanwhile stays there.
+    A task that its owner moved elsewhere meanwhile stays there.
     """
     targets = {place for place in places if view.actual(Address(EXISTS, place)) == "present"}
     back = {name: view.restored[Address(TASK_CGROUP, name)] for name in of_kind(view.restored, TASK_CGROUP)}
@@ -76,12 +76,12 @@ def plan_return(view: View, held: Set[Address], places: Iterable[str]) -> None:
 
     for target in targets:
         members = list(view.members(target))
-        # Where nobody was before, an orphan is of those that were moved.
+        # If the cgroup was empty before, an orphan comes from a task that was moved.
         alone = all(task.name in back for _address, task in members if task.name in moved)
 
         def decide(task: Task, target: str = target, alone: bool = alone) -> Optional[str]:
             if task.is_kernel_thread or view.planned.get(Address(TASK_CGROUP, task.name)) == target:
-                return None  # nobody's child; a claim wants it here
+                return None  # a kernel thread is nobody's child; or a claim wants it here
             known, eldest = ancestry.of(task)
             home = back.get(known or "")
             orphan = eldest.parent <= INIT and view.resources.cgroups.place(eldest.number) == target
@@ -98,7 +98,7 @@ def plan_return(view: View, held: Set[Address], places: Iterable[str]) -> None:
                 view.assign(address, home)
         view.returns[target] = Sweep(NOBODY.claim, decide)
     for target, tasks in unknown.items():
-        reason = f"{len(tasks)} tasks stay, which no task that was moved has forked"
+        reason = f"{len(tasks)} tasks stay, because no moved task forked them"
         view.skips.add(Address(TASK_CGROUP, target), reason)
     places_of = {Address(TASK_CGROUP, name): home for name, home in back.items()}
     elsewhere = {address for address, home in places_of.items() if view.actual(address) not in (None, home, *targets)}
@@ -106,7 +106,7 @@ def plan_return(view: View, held: Set[Address], places: Iterable[str]) -> None:
 
 
 def plan_evacuation(view: View) -> None:
-    """Plan that what is left in a cgroup that goes away moves to its parent: the kernel removes none with tasks.
+    """Plan that tasks left in a cgroup that goes away move to its parent: the kernel removes only empty ones.
 
     On v2 only the root takes tasks beside cgroups with controllers; elsewhere a cgroup with tasks stays.
     """
@@ -136,9 +136,9 @@ def _evict(view: View, cgroup: str) -> None:
 
 
 def follow(view: View, task: Task, start: str) -> str:
-    """Where a task ends that is in a cgroup, or goes there: on, where that one is to be emptied, too.
+    """The cgroup in which a task in this cgroup ends up: further on, if that one is to be emptied, too.
 
-    Where steps lead in a circle, it stays where the last of them wants it.
+    If steps lead in a circle, it stays where the last of them wants it.
     """
     place, seen = start, {start}
     while place in view.sweeps:
@@ -153,7 +153,7 @@ def follow(view: View, task: Task, start: str) -> str:
 
 
 def resolve_targets(view: View) -> None:
-    """Plan the end of each way, whatever the order of the steps that say where tasks go."""
+    """Plan where each moved task ends up, whatever the order of the steps that move tasks."""
     for name in list(of_kind(view.planned, TASK_CGROUP)):
         address, known = Address(TASK_CGROUP, name), TaskId.parse(name)
         place = view.planned[address]
@@ -178,8 +178,8 @@ class Ancestry:
         """The name of the nearest known task: itself, its process, its parent, and so on; or by its session.
 
         A task whose parent has ended is init's child. The id of its process group or session is not used again while
-        one of their processes lives, so it leads to the right one then. Where none is known: None, and the eldest
-        ancestor that lives.
+        one of their processes lives, so it leads to the right one then. If none is known: None, and the eldest living
+        ancestor.
         """
         line: List[Task] = []
         while self._known and task not in line:

@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""What is known of a host while steps are planned: actual values, and over them what was planned so far.
+"""What is known of a host while steps are planned: its actual values, overlaid with those planned so far.
 
 A plan only reads and assigns here, so it is a pure function of the host's state.
 """
@@ -37,15 +37,15 @@ LISTINGS = 100
 
 
 class Sweep(NamedTuple):
-    """That a cgroup is to be emptied, also of what is forked in it meanwhile."""
+    """A cgroup that is to be emptied, also of tasks forked in it meanwhile."""
 
     claim: str
     decide: Callable[[Task], Optional[str]]  # the cgroup that a task goes to; None if it stays
-    everything_to: Optional[str] = None  # if that is known without reading the task
+    everything_to: Optional[str] = None  # if known without reading the task
 
 
 class View:
-    """Planned over restored over actual values."""
+    """Planned values over restored ones over actual ones."""
 
     def __init__(self, resources: Resources, journal: Journal, claims: Mapping[str, Claim], restored: Values) -> None:
         self.resources = resources
@@ -59,11 +59,11 @@ class View:
         self.skips = Skips()
         self.notes: Dict[str, object] = {}
         self.warnings: List[str] = []
-        # Whether the step being planned is of a claim that was made before.
+        # Whether the step being planned belongs to a claim that was applied before.
         self.was_applied = False
         self.sweeps: Dict[str, Sweep] = {}  # by the cgroup that is swept
-        self.returns: Dict[str, Sweep] = {}  # likewise, of what claims that leave had moved there
-        self.following: Set[Address] = set()  # settings that go with what is restored, whatever else may change
+        self.returns: Dict[str, Sweep] = {}  # the same, for tasks that leaving claims moved there
+        self.following: Set[Address] = set()  # settings that are restored along with others, whatever else may change
         self.recorded: Dict[Address, str] = {}  # baselines that are not the actual value
         self.kept_off: CpuSet = NONE  # CPUs that threads of the root cgroup are kept off
         # The claims that change the CPUs of threads, and so hold the threads' affinities.
@@ -74,20 +74,20 @@ class View:
         self._seen: Dict[int, Optional[Task]] = {}
 
     def shared(self, kind: Type[T]) -> T:
-        """What the steps of this plan add up to so far, as far as they keep it in a value of that type."""
+        """The object of this type in which the steps of this plan keep what they add up to so far."""
         if kind not in self._shared:
             self._shared[kind] = kind()
         found: T = self._shared[kind]
         return found
 
     def actual(self, address: Address) -> Optional[str]:
-        """The value on the host, read once; None if the thing is gone."""
+        """The value on the host, read once; None if the setting no longer exists."""
         if address not in self._actual:
             self._actual[address] = self.resources.read(address)
         return self._actual[address]
 
     def get(self, address: Address) -> str:
-        """The value that the steps so far lead to."""
+        """The value that the steps planned so far lead to."""
         if address in self.planned:
             return self.planned[address]
         if address in self.restored:
@@ -103,7 +103,7 @@ class View:
         return self.journal.baseline[address] if address in self.journal.baseline else self.actual(address) or ""
 
     def assign(self, address: Address, value: str) -> None:
-        """Plan a value. Also if it is the value already: the claim holds this setting from now on."""
+        """Plan a value, even if the setting already has it: the claim holds this setting from now on."""
         self.planned[address] = value
         self.authors[address] = self.author
         self.holds.setdefault(self.author.claim, set()).add(address)
@@ -118,12 +118,12 @@ class View:
     def evaluate(self, expression: Expression, option: str) -> CpuSet:
         """The CPUs of an option of the step that is being planned.
 
-        One that went offline since a claim was made is no reason to forget the claim.
+        A CPU that went offline since a claim was made is no reason to forget the claim.
         """
         return evaluate(expression, self.resources.topology, option, must_be_online=not self.was_applied)
 
     def evaluate_optional(self, expression: Any, option: str) -> CpuSet:
-        """The same for an option that may be empty: then there are none."""
+        """The same for an option that may be empty: then the set is empty."""
         return self.evaluate(expression, option) if is_given(expression) else NONE
 
     def keep_off(self, cpus: CpuSet) -> None:
@@ -131,10 +131,10 @@ class View:
         self.kept_off |= cpus
         self.narrowing.add(self.author.claim)
 
-    # Cgroups and tasks, as the steps so far leave them
+    # Cgroups and tasks, as the steps planned so far leave them
 
     def exists(self, cgroup: str) -> bool:
-        """Whether there is such a cgroup."""
+        """Whether this cgroup exists."""
         return self.get(Address(EXISTS, cgroup)) == "present"
 
     def children(self, cgroup: str) -> List[str]:
@@ -160,8 +160,8 @@ class View:
     def members(self, cgroup: str) -> Iterator[Tuple[Address, Task]]:
         """The tasks that are in a cgroup, by the addresses of their places."""
         if cgroup not in self._tasks:
-            there = self.actual(Address(EXISTS, cgroup)) == "present"
-            self._tasks[cgroup] = self._list(cgroup) if there else []
+            exists = self.actual(Address(EXISTS, cgroup)) == "present"
+            self._tasks[cgroup] = self._list(cgroup) if exists else []
         for number in self._tasks[cgroup]:
             task = self.task(number)
             if task:
@@ -178,7 +178,7 @@ class View:
                     yield address, task
 
     def _list(self, cgroup: str) -> List[int]:
-        """The tasks of a cgroup, listed again while all have ended before they were read: so fast some fork."""
+        """The tasks of a cgroup, listed again if all ended before they were read: some fork that fast."""
         for _listing in range(LISTINGS):
             found = self.resources.cgroups.tasks(cgroup)
             if not found or any(self.task(task) for task in found):

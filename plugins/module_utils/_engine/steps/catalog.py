@@ -16,7 +16,7 @@ from ..model import Step
 from ..planning.step_type import StepType
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # Ansible brings to a host what it finds imported anywhere
+if TYPE_CHECKING:  # Ansible copies to a host what it finds imported anywhere
     from . import (  # noqa: F401 - see above
         compact_memory,
         cpu_governor,
@@ -50,7 +50,7 @@ class _Steps(Mapping[str, StepType]):
     def __getitem__(self, name: str) -> StepType:
         if name not in NAMES:
             raise KeyError(name)
-        # Not import_module(), which -X importtime does not see.
+        # Not import_module(), which -X importtime does not show.
         step: StepType = __import__(f"{__package__}.{name}", fromlist=["STEP"]).STEP
         return step
 
@@ -68,7 +68,7 @@ STEPS = _Steps()
 
 
 def read_items(items: Sequence[Any]) -> List[Item]:
-    """What a list of steps names: for each item where it stands, the module's name, its arguments.
+    """What a list of steps names: for each item its position, the module's name, its arguments.
 
     An item is a mapping of one module to its arguments; `when: false` beside it leaves it out. Raises IsolationError.
     """

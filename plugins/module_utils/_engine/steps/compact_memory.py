@@ -25,7 +25,7 @@ class CompactMemory(StepType):
     acts = True
 
     def plan(self, arguments: Mapping[str, Any], view: View) -> None:
-        """A node that does not exist is found before anything is changed."""
+        """Check the nodes before anything is changed."""
         _nodes(arguments, view.resources)
 
     def act(self, arguments: Mapping[str, Any], resources: Resources) -> Dict[str, Any]:

@@ -19,7 +19,7 @@ from ..text.cpus import format_list, is_number
 
 
 class CpuGovernor(StepType):
-    """Every policy that has one of the CPUs; the CPUs that share it go with them."""
+    """Every policy that has one of the CPUs; the other CPUs of that policy are affected, too."""
 
     ARGUMENTS: ClassVar[ArgumentSpec] = {
         "governor": {"type": "str", "required": True},
@@ -29,13 +29,13 @@ class CpuGovernor(StepType):
     }
 
     def plan(self, arguments: Mapping[str, Any], view: View) -> None:
-        """The governor, and the preference that it locks or that is asked for."""
+        """The governor, and the preference that it locks or that was requested."""
         governor = arguments["governor"]
         cpus = view.evaluate(arguments["cpus"], "cpus")
         cpufreq = view.resources.cpufreq
         policies = [name for name, own in cpufreq.policies() if own & cpus]
         if not policies:
-            sentence = f"CPUs {format_list(cpus)} have no cpufreq policy: the frequency is not up to this kernel"
+            sentence = f"CPUs {format_list(cpus)} have no cpufreq policy: this kernel does not control their frequency"
             if arguments["if_unsupported"] == "fail":
                 raise IsolationError(f"{sentence}; load a cpufreq driver, or leave this step out")
             view.skips.add(Address(GOVERNOR), sentence)
@@ -43,7 +43,7 @@ class CpuGovernor(StepType):
             offered = cpufreq.governors(policy)
             if governor not in offered and not cpufreq.loadable(governor):
                 raise IsolationError(
-                    f"governor: {policy} has no governor {governor!r} and the kernel no module cpufreq_{governor};"
+                    f"governor: {policy} has no governor {governor!r}, and the kernel has no module cpufreq_{governor};"
                     f" there are {', '.join(offered)}"
                 )
             view.assign(Address(GOVERNOR, policy), governor)
@@ -53,7 +53,7 @@ class CpuGovernor(StepType):
 
 
 def _preference(arguments: Mapping[str, Any], policy: str, offered: Sequence[str]) -> Optional[str]:
-    """The energy preference of a policy; None if it stays what it is."""
+    """The energy preference of a policy; None if it stays as it is."""
     asked: Optional[str] = arguments["energy_preference"]
     if offered and arguments["governor"] == "performance" and asked in (None, "performance"):
         return "performance"  # active-mode drivers lock it to that: held, so that a revert restores it

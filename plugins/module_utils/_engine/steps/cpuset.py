@@ -40,7 +40,7 @@ class Cpuset(StepType):
     }
 
     def plan(self, arguments: Mapping[str, Any], view: View) -> None:
-        """The cgroup with its lists and partition type or flags, or that it is gone."""
+        """The cgroup with its lists and partition type or flags, or its removal."""
         path = cgroup_path.from_option("path", arguments["path"])
         flags = {flag: arguments[flag] for flag in FLAGS if arguments[flag] is not None}
         _check_version(path, arguments["partition"], flags, view)
@@ -86,12 +86,12 @@ def _check_version(path: str, partition: Any, flags: Mapping[str, bool], view: V
     if version == 2 and flags:
         raise IsolationError(
             f"{', '.join(flags)}: {path} is on cgroup v2, which has no such flag; leave it out"
-            " (instead of cpu_exclusive and sched_load_balance there is partition; memory always migrates)"
+            " (use partition instead of cpu_exclusive and sched_load_balance; memory always migrates)"
         )
 
 
 def _check_nested(path: str, option: str, view: View) -> None:
-    """On v1 a cpuset's list is part of its parent's and holds those of its children: say it before the kernel does."""
+    """On v1 a cpuset's list is part of its parent's and contains those of its children: refuse here with a reason."""
     cgroups = view.resources.cgroups
     if cgroups.inherits:
         return
@@ -100,7 +100,7 @@ def _check_nested(path: str, option: str, view: View) -> None:
     beyond = own - above
     if beyond:
         raise IsolationError(
-            f"{option}: {path} cannot have {format_list(beyond)}, which its parent {parent} has not"
+            f"{option}: {path} cannot have {format_list(beyond)}, which its parent {parent} does not have"
             f" ({format_list(above) or 'none'})"
         )
     for child in cgroups.children(path) if cgroups.exists(path) else []:
@@ -147,7 +147,7 @@ def _remove(path: str, arguments: Mapping[str, Any], view: View) -> None:
         if unit and (cgroups.tasks(below) or not below.endswith(".slice")) and cgroups.systemd.active(unit):
             raise IsolationError(f"path: {below} is a running systemd unit; stop it first (systemctl stop)")
         move_all(view, below, parent, kernel_threads=True)
-        if not unit:  # what a unit is configured to have, systemd gives it when it starts
+        if not unit:  # systemd applies a unit's configuration when it starts
             for kind, value in nothing.items():
                 view.assign(Address(kind, below), value)
         view.assign(Address(EXISTS, below), "absent")

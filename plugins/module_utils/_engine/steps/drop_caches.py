@@ -17,7 +17,7 @@ _BITS = {"page_cache": 1, "slab_objects": 2, "all": 3}
 
 
 class DropCaches(StepType):
-    """What was dropped cannot be restored, so nothing is claimed."""
+    """Nothing is claimed: what was dropped cannot be restored."""
 
     ARGUMENTS: ClassVar[ArgumentSpec] = {
         "what": {"type": "str", "choices": ["page_cache", "slab_objects", "all"], "default": "all"},

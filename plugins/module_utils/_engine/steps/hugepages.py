@@ -27,7 +27,7 @@ class Reserved(Dict[Address, int]):
 
 
 class ReserveHugepages(StepType):
-    """The pool holds what it held before any claim, and what the claims reserve; more is left as it is."""
+    """The pool has what it had before any claim, plus what the claims reserve; a larger pool is left as it is."""
 
     ARGUMENTS: ClassVar[ArgumentSpec] = {
         "pages": {"type": "int", "required": True},
@@ -59,8 +59,8 @@ def _size(given: Any, node: int, view: View) -> int:
     match = re.match(r"([0-9]{1,9})(kB|K|M|G)\Z", given or f"{view.resources.memory.huge_page_size() >> 10}kB")
     size = int(match[1]) * UNITS[match[2]] if match else 0
     if size not in sizes:
-        there = ", ".join(f"{one}kB" for one in sizes)
-        raise IsolationError(f"size: {given!r} is not a size of huge pages on NUMA node {node}; there are {there}")
+        available = ", ".join(f"{one}kB" for one in sizes)
+        raise IsolationError(f"size: {given!r} is not a size of huge pages on NUMA node {node}; there are {available}")
     return size
 
 

@@ -24,7 +24,7 @@ NEW_INTERRUPTS = Address(DEFAULT, "")
 
 
 class Masked:
-    """What irq_affinity steps keep interrupts off: one that has no CPU left gets none of these."""
+    """The CPUs that irq_affinity steps keep interrupts off: an interrupt that has no CPU left gets none of these."""
 
     cpus: CpuSet = NONE
 
@@ -43,7 +43,7 @@ class IrqAffinity(StepType):
     }
 
     def plan(self, arguments: Mapping[str, Any], view: View) -> None:
-        """New affinities, of each interrupt what the operation makes of the one that it has."""
+        """The new affinity of each interrupt: the operation applied to the one that it has."""
         cpus = view.evaluate(arguments["cpus"], "cpus")
         chosen = _chosen(arguments, view)
         everything = chosen is None
@@ -58,9 +58,9 @@ class IrqAffinity(StepType):
             _ban(view, operation, cpus)
 
     def plan_inheritors(self, view: View, held: Set[Address]) -> None:
-        """Give interrupts that were requested under a narrowed default what the default is restored to.
+        """Give interrupts that were requested under a narrowed default the value that the default is restored to.
 
-        They inherited the narrow default and have no 'before'.
+        They inherited the narrow default and have no earlier value.
         """
         narrow, wide = view.actual(NEW_INTERRUPTS), view.get(NEW_INTERRUPTS)
         if NEW_INTERRUPTS not in view.restored or narrow == wide:
@@ -77,14 +77,14 @@ def _chosen(arguments: Mapping[str, Any], view: View) -> Optional[List[int]]:
     numbers: Set[int] = set()
     if all(arguments[option] is None for option in ("irqs", "names", "pci")):
         return None
-    there = irqs.numbers()
+    available = irqs.numbers()
     for number in arguments["irqs"] or []:
-        if number not in there:
+        if number not in available:
             raise IsolationError(f"irqs: there is no interrupt {number} with an affinity; see /proc/interrupts")
         numbers.add(number)
     for pattern in arguments["names"] or []:
         try:
-            found = {n for n in there if any(fnmatch.fnmatchcase(a, pattern) for a in irqs.actions(n).split(","))}
+            found = {n for n in available if any(fnmatch.fnmatchcase(a, pattern) for a in irqs.actions(n).split(","))}
         except re.error as error:  # up to Python 3.10, of a range such as [z-a]
             raise IsolationError(f"names: {pattern!r} is not a pattern: {error}") from None
         if not found:
@@ -96,7 +96,7 @@ def _chosen(arguments: Mapping[str, Any], view: View) -> Optional[List[int]]:
         of_device = irqs.of_pci(address)
         if of_device is None:
             raise IsolationError(f"pci: there is no PCI device {address}; see lspci -D")
-        numbers.update(set(of_device) & set(there))
+        numbers.update(set(of_device) & set(available))
     return sorted(numbers)
 
 
@@ -106,7 +106,7 @@ def _move(view: View, number: int, operation: str, cpus: CpuSet) -> None:
     wanted = _changed(view, address, operation, cpus)
     if wanted != view.actual(address):
         reason = f"managed by the kernel ({view.resources.irqs.actions(number) or 'no handler'})"
-        # What the journal knows of this very interrupt need not be tried again.
+        # An interrupt that is in the journal for this need not be tried again.
         if view.journal.permanent_skips.get(address) == reason or view.resources.irqs.immovable(number):
             view.skips.add(address, reason, permanent=True)
             return
@@ -114,7 +114,7 @@ def _move(view: View, number: int, operation: str, cpus: CpuSet) -> None:
 
 
 def _record_if_requested_under_default(view: View, address: Address) -> None:
-    """An interrupt that was requested under a narrowed default is to get what the default is restored to."""
+    """Record that an interrupt that was requested under a narrowed default gets the default's baseline."""
     wide = view.journal.baseline.get(NEW_INTERRUPTS)
     known = any(address in claim.holds for claim in view.journal.claims.values())
     if wide is not None and not known and view.actual(address) == view.actual(NEW_INTERRUPTS) != wide:

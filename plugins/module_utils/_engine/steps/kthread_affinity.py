@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""kthread_affinity: keep kernel threads off CPUs, those that can be bound, one by one."""
+"""kthread_affinity: keep kernel threads that can be bound off CPUs, one by one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..text.cpus import format_list
 
 
 class KthreadAffinity(StepType):
-    """Each kernel thread keeps what it has of the other CPUs, and gets all of them if it has none."""
+    """Each kernel thread keeps those of the other CPUs that it has, and gets all of them if it has none."""
 
     ARGUMENTS: ClassVar[ArgumentSpec] = {"cpus": {"type": "raw", "required": True}}
 

@@ -29,7 +29,7 @@ class MoveTasks(StepType):
     }
 
     def plan(self, arguments: Mapping[str, Any], view: View) -> None:
-        """Those that are there now; those that are forked meanwhile follow."""
+        """The tasks that are in it now; those that are forked meanwhile follow."""
         source, target = (cgroup_path.from_option(option, arguments[option]) for option in ("source", "target"))
         for option, path in (("source", source), ("target", target)):
             if not view.exists(path):

@@ -37,7 +37,7 @@ class ReserveCpus(StepType):
     }
 
     def plan(self, arguments: Mapping[str, Any], view: View) -> None:
-        """What all reservations so far come to."""
+        """Plan what all reservations so far add up to."""
         cpus = view.evaluate(arguments["cpus"], "cpus")
         emulator = view.evaluate_optional(arguments["emulator_cpus"], "emulator_cpus")
         cgroup = cgroup_path.from_option("cgroup", arguments["cgroup"])
@@ -54,14 +54,14 @@ class ReserveCpus(StepType):
 
         reservation, topology = view.shared(Reservation), view.resources.topology
         reservation.add(cgroup, cpus | emulator)
-        # A CPU of the host that is offline now belongs to it when it comes back.
+        # A CPU of the host that is offline now still belongs to it when it comes online again.
         host = topology.present() - reservation.cpus
         if not host & topology.online():
             reserved = format_list(reservation.cpus)
             raise IsolationError(f"cpus: {reserved} are all CPUs of this host; leave it at least one")
         view.notes.update(vm_cpus=format_list(reservation.cpus), host_cpus=format_list(host & topology.online()))
         if strategy == "tasks":
-            from ..planning.host_cpuset import move_host  # only hosts with cgroup v1 have a use for it
+            from ..planning.host_cpuset import move_host  # only hosts with cgroup v1 need it
 
             move_host(view, arguments, reservation, host)
         elif strategy == "partition":
@@ -70,7 +70,7 @@ class ReserveCpus(StepType):
             _slices(view, reservation, host)
 
     def destinations(self, arguments: Mapping[str, Any]) -> Sequence[str]:
-        """Where strategy tasks moves tasks to."""
+        """The cgroup that strategy tasks moves tasks to."""
         return [cgroup_path.normalized(arguments["host_cgroup"])]
 
 
@@ -99,7 +99,7 @@ def _slices(view: View, reservation: Reservation, host: CpuSet) -> None:
     for cgroup in reservation.by_cgroup:
         _nobody_else_above(view, cgroup)
     for child in view.children("/"):
-        # What is above the VMs must have their CPUs, too.
+        # The cgroups above the VMs must have their CPUs, too.
         if not reservation.is_above(child):
             listed = view.cpus(Address(CPUS, child))
             narrow(view, child, ((listed - reservation.cpus) & host if listed else host) or host)
@@ -107,7 +107,7 @@ def _slices(view: View, reservation: Reservation, host: CpuSet) -> None:
 
 
 def _nobody_else_above(view: View, cgroup: str) -> None:
-    """Raise IsolationError if services run in a cgroup above the VMs': it keeps their CPUs, and so would these."""
+    """Raise IsolationError if services run in a cgroup above the VMs': it keeps the VMs' CPUs, and so would they."""
     cgroups = view.resources.cgroups
     above = parent_of(cgroup)
     while above != "/":
@@ -115,7 +115,7 @@ def _nobody_else_above(view: View, cgroup: str) -> None:
         running = next((service for service in services if cgroups.populated(service)), None)
         if running:
             raise IsolationError(
-                f"cgroup: {cgroup} is below {above}, where {running} runs, too, which could not be kept off the CPUs;"
+                f"cgroup: {cgroup} is below {above}, where {running} also runs and cannot be kept off the CPUs;"
                 " name a cgroup below the root, or one below machine.slice"
             )
         above = parent_of(above)

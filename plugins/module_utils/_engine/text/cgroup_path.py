@@ -25,12 +25,12 @@ def parent_of(cgroup: str) -> str:
 
 
 def is_within(cgroup: str, other: str) -> bool:
-    """Whether a cgroup is another one, or somewhere below it."""
+    """Whether a cgroup is this other one, or anywhere below it."""
     return f"{cgroup}/".startswith(other if other == "/" else f"{other}/")
 
 
 def lineage(cgroup: str) -> List[str]:
-    """A cgroup with all above it but the root, from the top down."""
+    """A cgroup with all above it except the root, from the top down."""
     names = cgroup.strip("/").split("/")
     return ["/" + "/".join(names[: depth + 1]) for depth in range(len(names))]
 

@@ -18,7 +18,7 @@ CpuSet = FrozenSet[int]
 
 NONE: CpuSet = frozenset()
 
-# Far above any kernel's NR_CPUS (8192): a slip such as 0-99999999999 must not fill the memory.
+# Far above any kernel's NR_CPUS (8192): a typo such as 0-99999999999 must not exhaust memory.
 LIMIT = 1 << 16
 
 _RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18})(?::(\d{1,9})/(\d{1,9}))?)?\Z", re.ASCII)
@@ -53,12 +53,12 @@ def parse_range(text: str) -> CpuSet:
 
 
 def parse_list(text: str) -> CpuSet:
-    """The set that a kernel CPU list such as `0-6,16-22` writes; the empty text is the empty set."""
+    """The set that a kernel CPU list such as `0-6,16-22` stands for; the empty text is the empty set."""
     text = text.strip()
     if not text:
         return NONE
     cpus: Set[int] = set()
-    for part in text.split(","):  # one after the other: a thousand times 0-65535 must not fill the memory, either
+    for part in text.split(","):  # one by one: 0-65535 a thousand times must not exhaust memory either
         cpus.update(parse_range(part.strip()))
     return frozenset(cpus)
 
@@ -75,7 +75,7 @@ def format_list(cpus: Iterable[int]) -> str:
 
 
 def parse_mask(text: str) -> CpuSet:
-    """The set that a CPU mask such as `ff,ffffffff` writes: hexadecimal, groups of 32 bits.
+    """The set that a CPU mask such as `ff,ffffffff` stands for: hexadecimal, groups of 32 bits.
 
     Raises ValueError with what was expected.
     """

@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""The CPUs that a libvirt domain is pinned to, out of its XML, which may be anybody's.
+"""The CPUs that a libvirt domain is pinned to, from its XML, which is not trusted.
 
 Source: libvirt, Domain XML format, sections CPU allocation and CPU tuning.
 """
@@ -19,7 +19,7 @@ from ..errors import IsolationError
 from .cpus import NONE, CpuSet, parse_list
 from .units import escape
 
-# libvirt's own are some ten KiB.
+# libvirt writes some ten KiB.
 LIMIT = 1 << 20
 DEPTH = 64
 
@@ -28,26 +28,26 @@ PIN_EMULATOR = "<cputune><emulatorpin cpuset='7'/></cputune>"
 
 
 class Domain(NamedTuple):
-    """A domain's name, the CPUs of its threads (none where they are not pinned), and its cgroup above the scope."""
+    """A domain's name, the CPUs of its threads (none if they are not pinned), and its cgroup above the scope."""
 
     name: str
     vcpus: CpuSet
     emulator: CpuSet  # with the I/O threads
     cgroup: str = "/machine.slice"
-    is_placed: bool = False  # by libvirt itself, where the XML does not say (placement='auto')
+    is_placed: bool = False  # by libvirt itself, if the XML does not pin it (placement='auto')
 
 
 def parse(text: bytes) -> Domain:
-    """Read a domain's XML. Raises IsolationError where it is too large, has a document type, or cannot be read."""
+    """Read a domain's XML. Raises IsolationError if it is too large, has a document type, or cannot be read."""
     if len(text) > LIMIT:
         raise IsolationError(f"the domain's XML has {len(text)} bytes; more than {LIMIT} are not read")
     reader = _Reader()
-    # As libvirt writes it, whatever encoding it declares: Python has some that raise anything.
+    # As libvirt writes it, whatever encoding it declares: some of Python's decoders raise unexpected exceptions.
     parser = expat.ParserCreate("UTF-8")
     parser.StartElementHandler = reader.start
     parser.EndElementHandler = reader.end
     parser.CharacterDataHandler = reader.characters
-    # Entities can only be declared there: without one, nothing expands.
+    # Entities can only be declared in a document type: without one, nothing expands.
     parser.StartDoctypeDeclHandler = reader.doctype
     try:
         parser.Parse(text, True)
@@ -62,7 +62,7 @@ class _Reader:
         self._name: List[str] = []
         self._vcpus = 0
         self._number: List[str] = []
-        self._everywhere = NONE  # vcpu/@cpuset: where nothing else is said
+        self._everywhere = NONE  # vcpu/@cpuset: of threads that have no pinning of their own
         self._pins: Dict[str, CpuSet] = {}
         self._emulator = NONE
         self._iothreads = NONE
@@ -76,7 +76,7 @@ class _Reader:
         self._path.append(tag)
         if len(self._path) > DEPTH:
             raise IsolationError(f"the domain's XML is nested more than {DEPTH} deep; it is not read")
-        # The file of a running domain has its XML inside of another element.
+        # The file of a running domain has its XML inside another element.
         where = "/".join(self._path[1:] if self._path[0] == "domstatus" else self._path)
         if where == "domain/vcpu":
             self._is_placed = attributes.get("placement") == "auto"

@@ -40,7 +40,7 @@ KNOWN = (
 def evaluate(expression: Expression, topology: Topology, option: str, must_be_online: bool = True) -> CpuSet:
     """The CPUs that an expression names on this host.
 
-    `option` is the name to give in the sentence of an IsolationError: a term that cannot be read, one that
+    `option` is the name to show in the message. Raises IsolationError for a term that cannot be read, one that
     names what the host does not have, or a CPU that is not online.
     """
     items: Sequence[object] = expression if isinstance(expression, (list, tuple)) else [expression]
@@ -59,7 +59,7 @@ def evaluate(expression: Expression, topology: Topology, option: str, must_be_on
                     online = format_list(topology.online())
                     raise ValueError(f"CPU {format_list(missing)} is not online; online are {online}")
                 if term.startswith("^") and position == 1:
-                    raise ValueError(f"there is nothing yet to leave it out of; write online,{term}")
+                    raise ValueError(f"there is nothing yet to exclude it from; write online,{term}")
             except ValueError as error:
                 raise IsolationError(f"{option}: term {position}, '{term}': {error}") from None
             cpus = cpus - found if term.startswith("^") else cpus | found
@@ -71,7 +71,7 @@ def evaluate(expression: Expression, topology: Topology, option: str, must_be_on
 
 
 def is_given(expression: Any) -> bool:
-    """Whether an optional expression says anything; an empty string or list does not."""
+    """Whether an optional expression is given; an empty string or list is not."""
     return expression not in (None, "", [])
 
 

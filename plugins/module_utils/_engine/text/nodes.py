@@ -14,12 +14,12 @@ from typing import Any
 from ..errors import IsolationError
 from .cpus import CpuSet, format_list, parse_list
 
-# In front of a number only: N1N2 is no node 12.
+# Only in front of a number: N1N2 is not node 12.
 _PREFIX = re.compile(r"(?:(?<=[,\s-])|^)N(?=[0-9])")
 
 
 def parse_nodes(given: Any, available: CpuSet, option: str) -> CpuSet:
-    """The NUMA nodes of an option, as a node list (`0-1`, `N0`, `N0-1`) or a list of such.
+    """The NUMA nodes of an option, as a node list (`0-1`, `N0`, `N0-1`) or a list of these.
 
     Raises IsolationError if it cannot be read, or names a node that is not `available`.
     """

@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""The topology of a host, as far as CPU expressions ask for it, whatever it is read from."""
+"""The topology of a host, as far as CPU expressions need it, whatever it is read from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .cpus import CpuSet, format_list
 
 
 class Topology:
-    """What is known of a host's CPUs. Where a method raises ValueError, it says what there is instead."""
+    """What is known of a host's CPUs. If a method raises ValueError, the message says what the host has instead."""
 
     def possible(self) -> CpuSet:
         """Every CPU that may ever come online."""
@@ -29,7 +29,7 @@ class Topology:
         raise NotImplementedError
 
     def nodes(self) -> Dict[int, CpuSet]:
-        """Every online NUMA node with its CPUs; a node of memory alone has none."""
+        """Every online NUMA node with its CPUs; a node with only memory has none."""
         raise NotImplementedError
 
     def packages(self) -> Dict[int, CpuSet]:

@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""Names of systemd's units."""
+"""Names of systemd units."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KEPT = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234567
 
 
 def escape(name: str) -> str:
-    """A name as a part of a unit's, byte by byte, as systemd-escape(1) does it: `/` becomes `-`."""
+    """A name escaped for use in a unit name, byte by byte, as systemd-escape(1) does it: `/` becomes `-`."""
     escaped = ""
     for byte in os.fsencode(name):
         if byte == ord("/"):

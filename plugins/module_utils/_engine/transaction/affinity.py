@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""Thread affinities under changing cpusets: what the kernel destroys, and what each thread is to get.
+"""Thread affinities under changing cpusets: what the kernel destroys, and what each thread gets instead.
 
 Changing a cpuset resets the affinity of the threads in it (user threads before Linux 6.2, kernel threads always).
 So the affinity that each thread requested is recorded before, kept as far as it fits, and restored.
@@ -35,7 +35,7 @@ def fit(requested: CpuSet, effective: CpuSet) -> CpuSet:
 
 
 def requested_affinity(pin: Pin, recorded: Optional[CpuSet], everything: CpuSet) -> CpuSet:
-    """What a thread requested: as recorded, unless its owner has changed the affinity since.
+    """What a thread requested: as recorded, unless its owner changed the affinity since.
 
     It is unchanged if the thread has what we gave it, or what the kernel resets a thread to. One that has all effective
     CPUs, and never had less that was recorded, requested nothing: it is to have all that its cgroup gives.
@@ -66,7 +66,7 @@ def effective_cpus(
 
     `configured` holds the non-empty lists, `partitions` those of them that are valid partition roots, `tree` every
     cgroup with its children, parents first. A partition takes its CPUs from its parent; a member has what its list
-    and its parent share, or all of its parent's where they share nothing.
+    and its parent share, or all of its parent's if they share nothing.
     """
     effective: Dict[str, CpuSet] = {}
     whole: Dict[str, CpuSet] = {"/": online}

@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""What the journal is to say before, between and after the writes of a run."""
+"""What the journal must contain before, between and after the writes of a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Bookkeeping:
         self._kind = resources.kind
 
     def recorded(self, journal: Journal, claims: Mapping[str, Claim], plan: Plan) -> Journal:
-        """The journal with the claims, and the baseline of what is about to be touched; what is saved stays."""
+        """The journal with the claims, and the baseline of what is about to be touched; saved values stay."""
         baseline = {change.address: change.before for change in plan.changes if not self._is_request(change.address)}
         held = {address for holds in plan.holds.values() for address in holds if self._kind(address).held_when_right}
         baseline.update({address: plan.view.actual(address) or "" for address in held})
@@ -38,7 +38,7 @@ class Bookkeeping:
 
     def with_swept(self, journal: Journal, plan: Plan, swept: Swept) -> Tuple[Journal, Plan]:
         """The journal and the plan with what was forked while tasks were moved."""
-        first = {c.address: c.before for changes in swept.values() for c in reversed(changes)}  # if one moved on
+        first = {c.address: c.before for changes in swept.values() for c in reversed(changes)}  # if moved twice
         places = {address: before for address, before in first.items() if not self._is_request(address)}
         requested = {address: before for address, before in first.items() if self._is_request(address)}
         holds = {name: plan.holds[name] | {change.address for change in swept.get(name, ())} for name in plan.holds}
@@ -48,10 +48,10 @@ class Bookkeeping:
         return journal._replace(baseline=baseline, claims=claims), plan
 
     def pruned(self, journal: Journal, plan: Plan, skips: Skips) -> Journal:
-        """The journal without what no claim holds any more, and without threads that have ended.
+        """The journal without settings that no claim holds any more, and without threads that have ended.
 
         A setting that adds up and could not be restored while another claim lasts is held by that one, and goes with
-        it; so are those that restoring it makes anew.
+        it; so are settings that appear anew when it is restored.
         """
         owed = {skip.address for skip in skips if self._adds_up(skip.address)}
         if owed:
@@ -66,7 +66,7 @@ class Bookkeeping:
         return Journal(baseline, claims, format_list(plan.view.kept_off), journal.permanent_skips)
 
     def shared(self, journal: Journal, held: Iterable[Address]) -> Dict[Address, str]:
-        """The baseline of what leaving claims hold, and of all that adds up with it, which starts there for all."""
+        """The baseline of what leaving claims hold, and of all that adds up with it: all claims start from there."""
         leaving = set(held)
         families = {self._kind(address).family for address in leaving if self._adds_up(address)}
         return {

@@ -32,14 +32,14 @@ from ..resources import Resources
 from ..steps.catalog import STEPS, complete
 from .fold import Plan, fold
 
-if TYPE_CHECKING:  # else only if something is to be written
+if TYPE_CHECKING:  # otherwise only if something is to be written
     from .bookkeeping import Bookkeeping
     from .writer import Writer
 
 T = TypeVar("T")
 
 LOCK_TIMEOUT = 60.0
-# A claim of this name is never written to the journal: a single module's work that nobody named.
+# A claim with this name is never written to the journal: it is a single module's step without a claim.
 UNCLAIMED = ""
 
 
@@ -71,16 +71,16 @@ class Engine:
 
     @property
     def _books(self) -> Bookkeeping:
-        from .bookkeeping import Bookkeeping  # a run that changes nothing has no use for it
+        from .bookkeeping import Bookkeeping  # a run that changes nothing does not need it
 
         return Bookkeeping(self.resources)
 
     def apply(
         self, claim: str, steps: Sequence[Step], check: bool = False, created_by: str = "", acts: bool = True
     ) -> Outcome:
-        """Make a claim, or bring the host back to it; with `check`, only report what that would change.
+        """Apply a claim, or bring the host back to it; with `check`, only report what that would change.
 
-        Without `acts`, its actions do not run. Raises IsolationError, with the host as it was before.
+        Without `acts`, its actions do not run. If it fails, it raises IsolationError and leaves the host as it was.
         """
         with self.journal_file.locked(self._lock_timeout):
             journal = self._load(check)
@@ -89,7 +89,7 @@ class Engine:
     def apply_and_then(
         self, claim: str, steps: Sequence[Step], check: bool, then: Callable[[], T]
     ) -> Tuple[Outcome, T]:
-        """Make a claim, then do what belongs to it. If that fails, the claim is what it was. Raises IsolationError."""
+        """Apply a claim, then do what belongs to it. If that fails, the claim is as before. Raises IsolationError."""
         with self.journal_file.locked(self._lock_timeout):
             before = self.journal_file.load().claims.get(claim)
         outcome = self.apply(claim, steps, check)
@@ -97,15 +97,15 @@ class Engine:
             return outcome, then()
         except Exception as error:
             what = sentence_of(error)
-            fresh = Engine(self.host, self._lock_timeout)  # one that does not know what is read and written already
+            fresh = Engine(self.host, self._lock_timeout)  # one that does not remember what was read and written
             try:
                 if before is None:
                     fresh.revert([claim], check)
                 else:
                     fresh.apply(claim, before.steps, check, before.created_by, acts=False)
             except IsolationError as also:
-                raise IsolationError(f"{what}. The claim {claim!r} is made all the same: {also}") from error
-            raise IsolationError(f"{what}. The claim {claim!r} is what it was before") from error
+                raise IsolationError(f"{what}. The claim {claim!r} is applied anyway: {also}") from error
+            raise IsolationError(f"{what}. The claim {claim!r} is as it was before") from error
 
     def _apply(
         self,
@@ -116,7 +116,7 @@ class Engine:
         check: bool,
         created_by: str = "",
     ) -> Outcome:
-        """Make the claim these steps; those of `acting` that are actions run if anything is to be done."""
+        """Give the claim these steps; those of `acting` that are actions run if anything is to be done."""
         check_claim(claim)
         old = journal.claims.get(claim)
         if old and old.created_by != created_by:
@@ -137,7 +137,7 @@ class Engine:
         return self._carry_out(journal, claims, claim, plan, acting, replaces=bool(leaving))
 
     def extend(self, claim: str, step: Step, check: bool = False) -> Outcome:
-        """Add a step to a claim, unless it is there already; the claim's other steps stand."""
+        """Add a step to a claim, unless it already has it; the claim's other steps stay."""
         with self.journal_file.locked(self._lock_timeout):
             journal = self._load(check)
             old = journal.claims.get(claim)
@@ -146,7 +146,7 @@ class Engine:
                 again = (*(other for other in steps if other != step), step)
                 if not old or self._planned(journal, claim, steps) == self._planned(journal, claim, again):
                     return self._apply(journal, claim, steps, (), check)
-                steps = again[:-1]  # a later step overrules it: it is to have the last word
+                steps = again[:-1]  # a later step overrules it, so it is moved to the end
             return self._apply(journal, claim, (*steps, step), (step,), check)
 
     def _planned(self, journal: Journal, claim: str, steps: Tuple[Step, ...]) -> Dict[Address, str]:
@@ -154,7 +154,7 @@ class Engine:
         return self._fold(journal, claims, []).view.planned
 
     def once(self, step: Step, check: bool = False) -> Outcome:
-        """Carry out one step that no claim owns: it is not journalled, `Outcome.prior` is the way back."""
+        """Carry out one step that no claim owns: it is not journalled; `Outcome.prior` reverts it."""
         with self.journal_file.locked(self._lock_timeout):
             journal = self._load(check)
             claims = {**journal.claims, UNCLAIMED: Claim((step,), ())}
@@ -165,7 +165,7 @@ class Engine:
             try:
                 actions = writer.run(plan, [step], UNCLAIMED)
             except Exception as error:
-                # Also what was to be kept: the kernel has reset it.
+                # Also affinities that were to be kept: the kernel reset them.
                 done = [*plan.changes, *plan.keeps, *writer.swept.get(UNCLAIMED, [])]
                 back = self._fold_prior(journal, {change.address: change.before for change in done})
                 undo = self._writer(back)
@@ -205,14 +205,14 @@ class Engine:
             if failures:
                 raise IsolationError(
                     f"not everything could be restored: {'; '.join(failures)}. The rest is restored, and the journal"
-                    " still knows these: mend the cause and run restore again"
+                    " still has these: fix the cause and run restore again"
                 )
             left = recorded._replace(claims={name: recorded.claims[name] for name in claims})
             self.journal_file.save(self._books.pruned(*self._books.with_swept(left, plan, writer.swept), writer.skips))
             return self._outcome(plan, (), {}, writer)._replace(changed=True)
 
     def restore_prior(self, prior: Mapping[str, str], check: bool = False) -> Outcome:
-        """Write back values that a module returned as `prior`. Raises IsolationError if one is not to be trusted."""
+        """Write back values that a module returned as `prior`. Raises IsolationError if one cannot be trusted."""
         values = dict(self.resources.parse(address, value) for address, value in prior.items())
         with self.journal_file.locked(self._lock_timeout):
             journal = self._load(check)
@@ -233,7 +233,7 @@ class Engine:
 
     def _load(self, check: bool) -> Journal:
         journal = self.journal_file.load()
-        self.resources.systemd.reload_due()  # one that is not to be trusted is found before anything is changed
+        self.resources.systemd.reload_due()  # a note that cannot be trusted is found before anything is changed
         if not check:
             self.resources.cgroups.finish()
         return journal
@@ -250,7 +250,7 @@ class Engine:
         return fold(self.resources, journal, claims, restored, leaving=steps)
 
     def _fold_prior(self, journal: Journal, prior: Values) -> Plan:
-        """What leads back to saved values, as far as the claims do not want otherwise."""
+        """The plan that restores saved values, unless the claims want otherwise."""
         return fold(self.resources, journal, journal.claims, prior, only=lambda address, _author: address in prior)
 
     def _carry_out(
@@ -264,7 +264,7 @@ class Engine:
     ) -> Outcome:
         """Journal first, then write.
 
-        A claim that `replaces` what it was holds what it held until all is written, for a run that is killed.
+        A claim that `replaces` its former steps holds what it held until all is written, in case the run is killed.
         """
         writer = self._writer(plan)
         before = journal
@@ -285,14 +285,14 @@ class Engine:
         return self._outcome(plan, steps, actions, writer)._replace(changed=True)
 
     def _roll_back(self, before: Journal, now: Journal, claim: str) -> Tuple[List[str], Skips]:
-        """Go back to the claims that there were. Returns what could not be written, and what was skipped."""
+        """Go back to the former claims. Returns what could not be written, and what was skipped."""
         if claim not in now.claims:  # not even the journal could be written
             return [], Skips()
         plan = self._fold(now, before.claims, [now.claims[claim]])
         writer = self._writer(plan)
         failures = writer.restore(plan)
         if not failures:
-            # Other claims may have been brought up to date meanwhile: what they hold more is owed, too.
+            # Other claims may have been updated meanwhile: what they hold in addition must stay, too.
             claims = {name: before.claims[name] if name == claim else now.claims[name] for name in before.claims}
             right = {a for held in before.claims.values() for a in held.holds}.difference(before.baseline)
             baseline = {address: value for address, value in now.baseline.items() if address not in right}
@@ -334,6 +334,6 @@ class Engine:
 def _rolled_back(error: Exception, failures: List[str], skips: Skips) -> IsolationError:
     what = sentence_of(error)
     if failures:
-        return IsolationError(f"{what}. Rolling back failed in part: {'; '.join(failures)}. Run restore to go on")
-    but = "; ".join(f"{address}: {reason}" for address, reason in skips.reasons().items())
-    return IsolationError(f"{what}. Everything is back as it was{f', but for {but}' if but else ''}")
+        return IsolationError(f"{what}. Rolling back failed in part: {'; '.join(failures)}. Run restore to continue")
+    left = "; ".join(f"{address}: {reason}" for address, reason in skips.reasons().items())
+    return IsolationError(f"{what}. Everything is back as it was{f', except {left}' if left else ''}")

@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""From claims to what would change: the fold over the host's state, and the thread affinities that follow from it.
+"""From claims to changes: the fold over the host's state, and the thread affinities that follow from it.
 
 Nothing here writes.
 """
@@ -25,10 +25,10 @@ Only = Callable[[Address, Author], bool]
 
 
 class Plan(NamedTuple):
-    """What the claims come to on this host."""
+    """What the claims require on this host."""
 
     changes: List[Change]
-    # What is right, and must still be when the cpusets have changed: threads' affinities, drop-ins.
+    # What is right, and must still be right after the cpusets change: threads' affinities, drop-ins.
     keeps: List[Change]
     view: View
     requested: Dict[Address, str]  # thread affinities to record
@@ -107,24 +107,24 @@ def _plan_claims(view: View) -> None:
             except IsolationError as error:
                 if not view.was_applied:
                     raise
-                # One claim must not keep another from being made or reverted: what it holds stays as it is.
+                # One claim must not keep another from being applied or reverted: what it holds stays as it is.
                 view.warnings.append(f"claim {name}, step {position + 1} ({step.name}) cannot be planned now: {error}")
                 view.restored = {a: v for a, v in view.restored.items() if a not in claim.holds}
     view.author = NOBODY
 
 
 def _plan_moves(view: View) -> None:
-    """Where the tasks go that steps move, and those that are in cgroups that go away."""
+    """Plan where tasks go that steps move, and tasks in cgroups that go away."""
     if not view.sweeps and all(value != "absent" for _name, value in view.to_come(EXISTS)):
         return
-    from ..planning.tasks import plan_evacuation, resolve_targets  # few claims have either
+    from ..planning.tasks import plan_evacuation, resolve_targets  # few claims need either
 
     plan_evacuation(view)
     resolve_targets(view)
 
 
 def _wanted(view: View, only: Optional[Only]) -> Dict[Address, str]:
-    """What settings are to be; the affinities of threads follow from these."""
+    """The values that settings are to have; the affinities of threads follow from these."""
     kind = view.resources.kind
     wanted = {address: value for address, value in view.restored.items() if not kind(address).records_request}
     wanted.update(view.planned)
@@ -134,7 +134,7 @@ def _wanted(view: View, only: Optional[Only]) -> Dict[Address, str]:
 
 
 def _is_gone(view: View, address: Address) -> bool:
-    """Whether a setting is of something that is there no more, and does not come back either: nothing is owed to it."""
+    """Whether a setting belongs to something that is gone and does not come back: nothing need be restored."""
     if view.actual(address) is not None:
         return False
     exists = view.resources.kind(address).depends_on(address.name)

@@ -21,7 +21,7 @@ from ..resources import Resources
 from ..text.cpus import CpuSet, format_list
 from .affinity import fit
 
-# One finds what was forked while the one before moved tasks: the forks of a fork get fewer each time.
+# Each round finds what was forked while the one before moved tasks: fewer each time.
 ROUNDS = 1000
 
 
@@ -35,7 +35,7 @@ class Sweeper:
         write: Callable[[Address, str], None],
         swept: Dict[str, List[Change]],
     ) -> None:
-        """`swept` gets what was moved, by claim: places and affinities."""
+        """`swept` receives what was moved, by claim: places and affinities."""
         self._host = resources.host
         self._cgroups = resources.cgroups
         self._view = view
@@ -43,7 +43,7 @@ class Sweeper:
         self._swept = swept
 
     def sweep(self, source: str, sweep: Sweep) -> List[str]:
-        """Move tasks until none is found that moves. Returns a warning if that is given up."""
+        """Move tasks until none is left that moves. Returns a warning if it gives up."""
         effective = self._cgroups.effective_cpus(source)
         settled: Set[int] = set()
         written: Set[int] = set()
@@ -52,7 +52,7 @@ class Sweeper:
             found = [task for task in self._cgroups.tasks(source) if task not in settled]
             if not found:
                 return []
-            # Where a list is old as soon as it is read, only the last in it has most of its life before it.
+            # If tasks come and go that fast, only the last in the list is likely to live on.
             raging = bool(listed) and not listed.issuperset(found)
             listed = set(found)
             for number in found[-1:] if raging else found:
@@ -63,7 +63,7 @@ class Sweeper:
         return [f"{source}: tasks kept forking there: gave up moving them after {ROUNDS} rounds"]
 
     def _move(self, source: str, sweep: Sweep, number: int, effective: CpuSet) -> bool:
-        """Move one task, with as little as can be before it, for it may end. False if it has, or stays."""
+        """Move one task at once, since it may end soon. False if it has ended, or stays."""
         view, task, target = self._view, None, sweep.everything_to
         if target is None or target in view.sweeps:
             task = read_task(self._host, number)

@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""The threads of a host whose affinities planned changes destroy, or that are to be kept off CPUs."""
+"""The threads of a host whose affinities are destroyed by planned changes, or that are to be kept off CPUs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .affinity import Pin, Tree, effective_cpus, targets
 
 
 class Threads(NamedTuple):
-    """For each pinned thread what it is to have, whether or not that changes, and what it has requested."""
+    """For each pinned thread the affinity that it is to have, changed or not, and the one that it requested."""
 
     changes: List[Change]
     requested: Dict[Address, str]
 
 
 def plan_threads(view: View, changes: List[Change], certain: Values) -> Threads:
-    """The affinities that threads are to have once these changes are made; `certain` ones are restored as they are."""
+    """The affinities that threads are to have after these changes; those in `certain` are restored as they are."""
     recorded = _affinities({**view.journal.baseline, **certain})
     pins = _pins(view, changes, set(recorded))
     now = {pin.name: pin.cpus for pin in pins}
@@ -46,7 +46,7 @@ def plan_threads(view: View, changes: List[Change], certain: Values) -> Threads:
 def pinned(host: Host, thread: int, effective: Optional[CpuSet]) -> Optional[Tuple[Task, CpuSet]]:
     """A thread and its affinity, unless it has just all effective CPUs, has ended, or cannot be bound.
 
-    One system call for most threads; only those that differ have a file of theirs read.
+    One system call for most threads; only for those that differ a file is read.
     """
     cpus = host.affinity(thread)
     if cpus is None or cpus == effective:
@@ -56,7 +56,7 @@ def pinned(host: Host, thread: int, effective: Optional[CpuSet]) -> Optional[Tup
 
 
 def resets_affinities(view: View, changes: List[Change]) -> bool:
-    """Whether writing these makes the kernel reset affinities."""
+    """Whether writing these settings makes the kernel reset affinities."""
     return any(view.resources.kind(change.address).resets_affinities for change in changes)
 
 
@@ -66,7 +66,7 @@ def _affinities(values: Values) -> Dict[str, CpuSet]:
 
 
 def _pins(view: View, changes: List[Change], recorded: Set[str]) -> List[Pin]:
-    """The threads whose affinity must be looked after, with the effective CPUs of their cgroup now and then."""
+    """The threads whose affinity must be kept, with the effective CPUs of their cgroup now and afterwards."""
     resources = view.resources
     ids = (TaskId.parse(name) for name in recorded)
     known = {task.number for task in ids if task}
@@ -95,7 +95,7 @@ def _pins(view: View, changes: List[Change], recorded: Set[str]) -> List[Pin]:
 
 
 def _moved(view: View, changes: List[Change]) -> Dict[int, str]:
-    """The cgroup that each thread of a moving task gets to."""
+    """The cgroup that each thread of a moving task moves to."""
     return {
         thread: change.after
         for change in changes

@@ -36,13 +36,13 @@ class Writer:
         self._resources = resources
         self._view = view
         self.skips = Skips()
-        self.swept: Dict[str, List[Change]] = {}  # by claim: what was forked meanwhile, its place and affinity
+        self.swept: Dict[str, List[Change]] = {}  # by claim: the places and affinities of tasks forked meanwhile
         self.warnings: List[str] = []
 
     def run(self, plan: Plan, steps: Sequence[Step], claim: str) -> Dict[str, Any]:
-        """Write family by family, each where the claim's first step that needs it stands, between the actions.
+        """Write family by family, each at the claim's first step that needs it, in order with the actions.
 
-        Returns what the actions report: by the name of their module, and `NAME:POSITION` for those that are not the
+        Returns what the actions report, by the name of their module, or by `NAME:POSITION` for those that are not the
         first of that name. Raises IsolationError at the first refusal.
         """
         changes = plan.changes + plan.keeps
@@ -74,7 +74,7 @@ class Writer:
         failures = []
         for family in self._families(changes):
             failures += self._write_family(family, changes, stop=False)
-        self._resources.systemd.reload_if_due()  # also if it is a killed run that left it due
+        self._resources.systemd.reload_if_due()  # also if a killed run left it due
         return failures
 
     def _family(self, change: Change) -> str:
@@ -134,7 +134,7 @@ class Writer:
                 self.warnings += sweeper.sweep(source, sweeps[source])
 
     def _is_right(self, address: Address, now: Optional[str], value: str) -> bool:
-        """Whether a setting is as it should be; of what is gone, nothing is wanted that no step plans."""
+        """Whether a setting is as it should be; one that is gone counts as right unless a step plans it."""
         return now == value or (now is None and (value == "" or address not in self._view.planned))
 
     def _verify(self, change: Change) -> List[str]:

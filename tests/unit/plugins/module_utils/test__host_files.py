@@ -30,7 +30,7 @@ def test_the_installed_runner_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-I", "-S", installed(tmp_path), "runner"]
     done = subprocess.run(command, input='{"do": "fly"}', stdout=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
-    assert json.loads(done.stdout) == {"error": "do: 'fly' is none of apply, revert, audit"}
+    assert json.loads(done.stdout) == {"error": "do: 'fly' is not one of apply, revert, audit"}
 
 
 def test_the_installed_runner_s_sentence_arrives(tmp_path: Path) -> None:

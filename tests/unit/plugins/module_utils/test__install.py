@@ -386,7 +386,7 @@ def test_a_claim_that_cannot_persist_is_what_it_was(
         host.refused, host.unwritable = refused, unwritable
         installation = Installation(host, check=False)
         new = [step("cpu_governor", governor="performance", cpus="2-5")]
-        with pytest.raises(IsolationError, match="The claim 'win 11' is what it was before"):
+        with pytest.raises(IsolationError, match="The claim 'win 11' is as it was before"):
             engine(kernel).apply_and_then(
                 CLAIM,
                 new,

@@ -67,7 +67,7 @@ def kill_at(count: int) -> Callable[[str], None]:
 
 def pinned(kernel: FakeKernel) -> Set[int]:
     """The threads that have less than their cgroup's CPUs."""
-    return {t for t, task in kernel.threads.items() if task.cpus != kernel.room(task.cgroup)}
+    return {t for t, task in kernel.threads.items() if task.cpus != kernel.effective(task.cgroup)}
 
 
 def changed_addresses(before: Dict[str, Any], after: Dict[str, Any], threads: Set[int]) -> Set[str]:

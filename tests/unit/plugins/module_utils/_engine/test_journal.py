@@ -49,7 +49,7 @@ def refused(kernel: FakeKernel) -> str:
         sentences.add(str(error.value))
     assert kernel.log == [] and kernel.snapshot() == before
     (sentence,) = sentences
-    assert sentence.startswith(f"{JOURNAL} is not a journal to trust: ") and "Nothing was changed." in sentence
+    assert sentence.startswith(f"{JOURNAL} cannot be trusted: ") and "Nothing was changed." in sentence
     return sentence
 
 
@@ -83,7 +83,7 @@ def test_a_journal_that_others_may_write_is_refused() -> None:
         with booted() as kernel:
             engine(kernel).apply("vm", JOB)
             os.chmod(kernel.root + JOURNAL, mode)
-            assert "others than root may write it" in refused(kernel)
+            assert "users other than root may write it" in refused(kernel)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -91,7 +91,7 @@ def test_a_journal_of_another_owner_is_refused() -> None:
     with booted() as kernel:
         engine(kernel).apply("vm", JOB)
         os.chown(kernel.root + JOURNAL, 12345, 12345)
-        assert "others than root may write it" in refused(kernel)
+        assert "users other than root may write it" in refused(kernel)
 
 
 @pytest.mark.parametrize(
@@ -153,9 +153,9 @@ def test_a_journal_of_another_boot_is_discarded_with_a_word() -> None:
         kernel.files["/proc/sys/kernel/random/boot_id"] = "another"
         kernel.log.clear()
         journal, drift = engine(kernel).inspect()
-        assert journal == Journal({}, {}) and "of another boot" in drift.warnings[0]
+        assert journal == Journal({}, {}) and "from another boot" in drift.warnings[0]
         outcome = engine(kernel).revert()
-        assert not outcome.changed and "of another boot" in outcome.warnings[0]
+        assert not outcome.changed and "from another boot" in outcome.warnings[0]
         assert kernel.log == []
 
 

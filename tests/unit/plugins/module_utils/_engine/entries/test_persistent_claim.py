@@ -20,6 +20,6 @@ def test_a_unit_that_stops_without_its_file_leaves_the_claim(tmp_path: Path) -> 
     with pytest.raises(IsolationError, match="there is no file /no/file"):
         carry_out("start", "/no/file", host)
     host.put("/x/bad", '{"claim": "x"}')
-    with pytest.raises(IsolationError, match="/x/bad holds no claim"):
+    with pytest.raises(IsolationError, match="/x/bad does not contain a claim"):
         carry_out("stop", "/x/bad", host)
     assert not host.log

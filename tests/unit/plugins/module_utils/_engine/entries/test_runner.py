@@ -17,10 +17,10 @@ JOB = [{"vfio.isolation.reserve_cpus": {"cpus": "4-7"}}, {"drop_caches": None, "
 def test_a_claim_is_made_told_and_given_back() -> None:
     with booted() as kernel:
         before = kernel.snapshot()
-        told = answer({"do": "apply", "claim": "vm", "steps": JOB, "check": True}, kernel)
-        assert told["changed"] and kernel.snapshot() == before
-        told = answer({"do": "apply", "claim": "vm", "steps": JOB}, kernel)
-        assert told["notes"]["vm_cpus"] == "4-7" and told["prior"]["cgroup.cpus:/machine.slice"] == ""
+        reply = answer({"do": "apply", "claim": "vm", "steps": JOB, "check": True}, kernel)
+        assert reply["changed"] and kernel.snapshot() == before
+        reply = answer({"do": "apply", "claim": "vm", "steps": JOB}, kernel)
+        assert reply["notes"]["vm_cpus"] == "4-7" and reply["prior"]["cgroup.cpus:/machine.slice"] == ""
         assert answer({"do": "audit"}, kernel) == {"claims": ["vm"], "drift": []}
         assert not answer({"do": "revert", "claims": ["other"]}, kernel)["changed"]
         assert answer({"do": "revert"}, kernel)["changed"]
@@ -30,7 +30,7 @@ def test_a_claim_is_made_told_and_given_back() -> None:
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        ({"do": "fly"}, "'fly' is none of apply, revert, audit"),
+        ({"do": "fly"}, "'fly' is not one of apply, revert, audit"),
         ({"do": "apply", "claim": "x", "steps": [{"reserve_cpus": {}}]}, "reserve_cpus needs cpus"),
         ({"do": "apply", "claim": "x", "steps": [{"drop_caches": {"wat": 1}}]}, "has no option wat"),
     ],

@@ -82,10 +82,10 @@ class Cgroups(Part):
             raise os_error(errno.EINVAL)
         if task.policy == DEADLINE:
             raise os_error(errno.EBUSY)
-        before, room = self._cpusets.room(task.cgroup), self._cpusets.room(path)
+        before, effective = self._cpusets.effective(task.cgroup), self._cpusets.effective(path)
         task.cgroup = path
-        if before != room or not self._cpusets.remembers:
-            task.reset(room, self._cpusets.remembers)
+        if before != effective or not self._cpusets.remembers:
+            task.reset(effective, self._cpusets.remembers)
 
     # The files
 

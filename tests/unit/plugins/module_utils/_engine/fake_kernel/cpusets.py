@@ -85,7 +85,7 @@ class Cpusets(Part):
         group = self.cgroups[path]
         return self.has_cpuset(path) and group.partition != "member" and not group.invalid
 
-    def room(self, path: str) -> Cpus:
+    def effective(self, path: str) -> Cpus:
         """cpuset.cpus.effective of the cpuset that a cgroup is in."""
         path = self._css(path)
         group = self.cgroups[path]
@@ -94,7 +94,7 @@ class Cpusets(Part):
         elif self._valid_partition(path):
             mine = group.cpus & self._topology.online
         else:
-            above = self.room(parent_of(path))
+            above = self.effective(parent_of(path))
             mine = (group.cpus & above) or above
         for child in self.children(path):
             if self._valid_partition(child):
@@ -111,22 +111,22 @@ class Cpusets(Part):
             return "Cpu list in cpuset.cpus not exclusive"
         if above != "/" and not self._valid_partition(above):
             return "Parent is not a partition root"
-        if (not self.room(above) - group.cpus and not self._valid_partition(path)) or not self.room(above):
+        if (not self.effective(above) - group.cpus and not self._valid_partition(path)) or not self.effective(above):
             return "Parent unable to distribute cpu downstream"
         return ""
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
         """Whatever changes in here, the threads of each cpuset whose CPUs changed are reset."""
-        before = {thread: (self._css(t.cgroup), self.room(t.cgroup)) for thread, t in self._threads.items()}
+        before = {thread: (self._css(t.cgroup), self.effective(t.cgroup)) for thread, t in self._threads.items()}
         yield
         for path in sorted(self.cgroups):
             if self._valid_partition(path):
                 self.cgroups[path].invalid = self._why_invalid(path)
         for thread, task in self._threads.items():
-            css, room = self._css(task.cgroup), self.room(task.cgroup)
-            if room != before[thread][1] or (css != before[thread][0] and not self.remembers):
-                task.reset(room, self.remembers)
+            css, effective = self._css(task.cgroup), self.effective(task.cgroup)
+            if effective != before[thread][1] or (css != before[thread][0] and not self.remembers):
+                task.reset(effective, self.remembers)
 
     # What is written
 
@@ -164,7 +164,7 @@ class Cpusets(Part):
         if cgroup not in self.cgroups or not self.has_cpuset(cgroup):
             return None
         group = self.cgroups[cgroup]
-        answers = {"cpuset.cpus.effective": text_of(self.room(cgroup)), "cpuset.mems.effective": "0-1"}
+        answers = {"cpuset.cpus.effective": text_of(self.effective(cgroup)), "cpuset.mems.effective": "0-1"}
         if cgroup != "/":
             answers["cpuset.cpus"] = text_of(group.cpus)
             answers["cpuset.mems"] = text_of(group.mems)

@@ -86,7 +86,7 @@ class FakeKernel(Host):
         # By short names, what most tests look at.
         self.files, self.folders = self.part(Files).files, self.part(Files).folders
         self.threads = self.part(Threads).threads
-        self.cgroups, self.room = self.part(Cpusets).cgroups, self.part(Cpusets).room
+        self.cgroups, self.effective = self.part(Cpusets).cgroups, self.part(Cpusets).effective
         self.irqs = self.part(Irqs).affinities
         self.governors, self.preferences = self.part(Cpufreq).governors, self.part(Cpufreq).preferences
         self.acted = self.part(Memory).acted
@@ -100,7 +100,7 @@ class FakeKernel(Host):
     def add_thread(self, thread: int, cgroup: str, affinity: str, flags: int = 0, start: int = 0) -> None:
         """A thread begins, and asks for CPUs."""
         self.threads[thread] = Thread(start or 5000 + thread, cgroup, flags)
-        self.threads[thread].begin(numbers(affinity), self.room(cgroup))
+        self.threads[thread].begin(numbers(affinity), self.effective(cgroup))
 
     def snapshot(self) -> Dict[str, Any]:
         """Every setting of this host, to compare."""
@@ -221,7 +221,7 @@ class FakeKernel(Host):
         task = self.threads.get(thread)
         if task is None:
             raise Skipped("the thread has ended")
-        if not task.ask(cpus, self.room(task.cgroup)):
+        if not task.ask(cpus, self.effective(task.cgroup)):
             raise Skipped("the kernel keeps this thread's affinity (Invalid argument)")
         self.note_write(f"affinity of thread {thread}")
 

@@ -34,29 +34,29 @@ class Thread:
         self.cpus: Cpus = frozenset()
         self.asked: Optional[Cpus] = None
 
-    def begin(self, asked: Cpus, room: Cpus) -> None:
+    def begin(self, asked: Cpus, effective: Cpus) -> None:
         """Ask for CPUs for the first time."""
         if self.flags & FIXED:
             self.cpus = asked
             return
-        self.cpus = (asked & room) or room
-        if asked & room and self.cpus != room:
+        self.cpus = (asked & effective) or effective
+        if asked & effective and self.cpus != effective:
             self.asked = asked
 
-    def ask(self, cpus: Cpus, room: Cpus) -> bool:
+    def ask(self, cpus: Cpus, effective: Cpus) -> bool:
         """Ask for CPUs, as sched_setaffinity(2) does; False where the kernel refuses it."""
-        if self.flags & FIXED or not cpus & room:
+        if self.flags & FIXED or not cpus & effective:
             return False
-        self.cpus = cpus & room
+        self.cpus = cpus & effective
         self.asked = cpus
         return True
 
-    def reset(self, room: Cpus, remembers: bool) -> None:
+    def reset(self, effective: Cpus, remembers: bool) -> None:
         """The CPUs of its cpuset have changed."""
         if self.flags & FIXED:
             return
         asked = self.asked if remembers and not self.flags & KERNEL_THREAD else None
-        self.cpus = (asked & room if asked else frozenset()) or room
+        self.cpus = (asked & effective if asked else frozenset()) or effective
 
 
 class Threads(Part):

@@ -137,7 +137,7 @@ def test_a_file_that_others_may_write_is_not_read(tmp_path: Path, file: int, dir
     assert host.read_own("/etc/x/z") is None and host.read_own("/etc/x/y/z") is None
     os.chmod(host.path("/etc/x/y"), file)
     os.chmod(host.path("/etc/x"), directory)
-    with pytest.raises(IsolationError, match="/etc/x/y: others than root may write it"):
+    with pytest.raises(IsolationError, match="/etc/x/y: users other than root may write it"):
         host.read_own("/etc/x/y")
 
 

@@ -21,7 +21,7 @@ class Listener:
     """Answers `setup` with a ban, and keeps what it was told."""
 
     def __init__(self, path: Path, banned: str) -> None:
-        self._told: List[str] = []
+        self._received: List[str] = []
         self._path = str(path)
         self.banned = banned
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -37,18 +37,18 @@ class Listener:
                 return
             with connection:
                 message = connection.recv(1024).decode()
-                self._told.append(message)
+                self._received.append(message)
                 if message == "setup":
                     connection.sendall(f"SLEEP 10 BANNED {self.banned}".encode())
 
     @property
-    def told(self) -> List[str]:
+    def received(self) -> List[str]:
         """What it was told up to now: a message of our own is served after all that came before it."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.connect(self._path)
             connection.sendall(b"up to now")
             assert not connection.recv(1)
-        return [message for message in self._told if message != "up to now"]
+        return [message for message in self._received if message != "up to now"]
 
     def close(self) -> None:
         """Stop listening."""
@@ -69,9 +69,9 @@ def test_a_ban_is_sent_and_counts_until_irqbalance_shows_it(tmp_path: Path) -> N
         assert irqbalance.read(name) == "4-7"
         irqbalance.write(name, "2-7")
         assert irqbalance.read(name) == "2-7"
-        assert "settings cpus 2-7" in listener.told
+        assert "settings cpus 2-7" in listener.received
         irqbalance.write(name, "")
-        assert listener.told[-1] == "settings cpus NULL"
+        assert listener.received[-1] == "settings cpus NULL"
         assert irqbalance.read(name) == ""
         assert irqbalance.read("1:1") is None
     finally:

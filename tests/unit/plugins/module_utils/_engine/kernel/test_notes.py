@@ -74,7 +74,7 @@ def test_a_note_that_others_may_write_is_refused(path: str, text: str, mode: int
         engine(kernel).apply("vm", JOB)
         put(kernel, path, text)
         os.chmod(kernel.root + path, mode)
-        assert "others than root may write it" in refused(kernel, path)
+        assert "users other than root may write it" in refused(kernel, path)
 
 
 def test_notes_of_our_own_are_carried_out() -> None:

@@ -56,22 +56,22 @@ def claim(
     return reserve, decision.notes
 
 
-def told(reserve: Dict[str, Any]) -> Tuple[str, str, str, str]:
+def reserved(reserve: Dict[str, Any]) -> Tuple[str, str, str, str]:
     """What of a step the domain decides."""
     return reserve["cpus"], reserve["emulator_cpus"], reserve["strategy"], reserve["cgroup"]
 
 
 def test_the_cpus_are_those_of_the_xml(tmp_path: Path) -> None:
-    assert told(claim(tmp_path, pinned("4-5", "3"))[0]) == ("4-5", "3", "auto", "/machine.slice")
+    assert reserved(claim(tmp_path, pinned("4-5", "3"))[0]) == ("4-5", "3", "auto", "/machine.slice")
 
 
 def test_cpus_of_both_are_the_vcpus(tmp_path: Path) -> None:
-    assert told(claim(tmp_path, pinned("4-7", "6-7"))[0])[:2] == ("4-7", "")
+    assert reserved(claim(tmp_path, pinned("4-7", "6-7"))[0])[:2] == ("4-7", "")
 
 
 def test_what_is_configured_comes_first(tmp_path: Path) -> None:
     given = {"vm_cpus": "4-6", "emulator_cpus": "7", "cgroup": "vm.slice", "strategy": "slices"}
-    assert told(claim(tmp_path, pinned("4-5", "7"), **given)[0]) == ("4-6", "7", "slices", "/vm.slice")
+    assert reserved(claim(tmp_path, pinned("4-5", "7"), **given)[0]) == ("4-6", "7", "slices", "/vm.slice")
 
 
 def test_every_step_has_the_vcpus(tmp_path: Path) -> None:
@@ -98,26 +98,28 @@ OTHERS = ("/machine.slice/libpod-1.scope",)
 
 def test_no_partition_around_others(tmp_path: Path) -> None:
     reserve, notes = claim(tmp_path, pinned("4-5", "3"), OTHERS)
-    assert reserve["strategy"] == "slices" and "libpod-1.scope runs what no CPUs are reserved for" in notes[0]
+    assert reserve["strategy"] == "slices"
+    assert "no CPUs are reserved for what runs in /machine.slice/libpod-1.scope" in notes[0]
 
 
 def test_a_partition_around_others_where_it_is_asked_for(tmp_path: Path) -> None:
     reserve, notes = claim(tmp_path, pinned("4-5", "3"), OTHERS, strategy="partition")
-    assert reserve["strategy"] == "partition" and "a partition, though in /machine.slice/libpod-1.scope" in notes[0]
+    assert reserve["strategy"] == "partition"
+    assert "a partition, though no CPUs are reserved for what runs in /machine.slice/libpod-1.scope" in notes[0]
 
 
 def test_others_matter_to_partitions_only(tmp_path: Path) -> None:
     assert claim(tmp_path, pinned("4-5", "3"), OTHERS, release=OLDER) == claim(
         tmp_path, pinned("4-5", "3"), release=OLDER
     )
-    assert told(claim(tmp_path, pinned("4-5", "3"), OTHERS, version=1)[0])[2] == "auto"
+    assert reserved(claim(tmp_path, pinned("4-5", "3"), OTHERS, version=1)[0])[2] == "auto"
 
 
 def test_an_emulator_on_all_of_the_host_s_cpus_shares_them(tmp_path: Path) -> None:
     reserve, notes = claim(tmp_path, pinned("4-7", "0-3"))
-    assert told(reserve)[:3] == ("4-7", "", "slices") and "pinned to the host's CPUs 0-3" in notes[0]
-    assert told(claim(tmp_path, pinned("4-7", "0-3"), version=1)[0])[:3] == ("4-7", "", "auto")
-    assert told(claim(tmp_path, pinned("4-7", "0-7"), strategy="slices")[0])[:3] == ("4-7", "", "slices")
+    assert reserved(reserve)[:3] == ("4-7", "", "slices") and "pinned to the host's CPUs 0-3" in notes[0]
+    assert reserved(claim(tmp_path, pinned("4-7", "0-3"), version=1)[0])[:3] == ("4-7", "", "auto")
+    assert reserved(claim(tmp_path, pinned("4-7", "0-7"), strategy="slices")[0])[:3] == ("4-7", "", "slices")
 
 
 def test_an_emulator_outside_of_the_claim_needs_another_strategy(tmp_path: Path) -> None:
@@ -125,8 +127,8 @@ def test_an_emulator_outside_of_the_claim_needs_another_strategy(tmp_path: Path)
         IsolationError, match=r"pinned to CPUs 2,4-5, but its claim has 3-5.* Add 2 to isolate_emulator_cpus"
     ):
         claim(tmp_path, pinned("4-5", "2"), emulator_cpus="3")
-    assert told(claim(tmp_path, pinned("4-5", "2"), emulator_cpus="3", strategy="slices")[0])[1] == "3"
-    assert told(claim(tmp_path, pinned("4-5", "2"), emulator_cpus="3", version=1)[0])[1] == "3"
+    assert reserved(claim(tmp_path, pinned("4-5", "2"), emulator_cpus="3", strategy="slices")[0])[1] == "3"
+    assert reserved(claim(tmp_path, pinned("4-5", "2"), emulator_cpus="3", version=1)[0])[1] == "3"
 
 
 def test_an_emulator_without_a_pin_is_worth_a_word(tmp_path: Path) -> None:
@@ -174,13 +176,13 @@ def test_two_domains_whose_emulators_are_where_the_host_is_share_its_cpus(
     here = around(tmp_path, version, claims={"first": Claim((first,), (), "libvirt")})
     decision = decide(pinned("6-7", "0-3"), validated("test", VARIABLES, {}), here, ("libvirt",))
     (reserve,) = (item["reserve_cpus"] for item in decision.items if "reserve_cpus" in item)
-    assert told(reserve)[:3] == ("6-7", "", strategy)
+    assert reserved(reserve)[:3] == ("6-7", "", strategy)
     assert decision.changed == {"first": [changed(first, emulator_cpus="", strategy=strategy)]}
 
 
 def test_an_emulator_that_is_configured_stays_reserved(tmp_path: Path) -> None:
     reserve, _notes = claim(tmp_path, pinned("4-7", "0-3"), emulator_cpus="0-3", strategy="slices")
-    assert told(reserve)[:3] == ("4-7", "0-3", "slices")
+    assert reserved(reserve)[:3] == ("4-7", "0-3", "slices")
 
 
 def decided(tmp_path: Path, domain: Domain, claims: Dict[str, Claim], **variables: Any) -> Dict[str, Any]:
@@ -198,14 +200,14 @@ BY_HAND = {"host": Claim((step("reserve_cpus", cpus="4-5"),), ())}
 @pytest.mark.parametrize("claims", [ASKED, BY_HAND], ids=["asked for", "by hand"])
 def test_beside_a_partition_that_stays_a_domain_joins_it(tmp_path: Path, claims: Dict[str, Claim]) -> None:
     assert lasting_partition(around(tmp_path, claims=claims), "/machine.slice", ("libvirt",)) == {4, 5}
-    assert told(decided(tmp_path, pinned("6-7", "3"), claims))[:3] == ("6-7", "3", "auto")
+    assert reserved(decided(tmp_path, pinned("6-7", "3"), claims))[:3] == ("6-7", "3", "auto")
     # Its emulator is where the host is, but cannot share: the step will say that no CPU is left.
-    assert told(decided(tmp_path, pinned("6-7", "0-3"), claims))[:3] == ("6-7", "0-3", "auto")
+    assert reserved(decided(tmp_path, pinned("6-7", "0-3"), claims))[:3] == ("6-7", "0-3", "auto")
     with pytest.raises(
         IsolationError, match=r"pinned to CPUs 3,6-7, but /machine.slice is in a partition that has 4-5"
     ):
         decided(tmp_path, pinned("6-7", "3"), claims, strategy="slices")
-    assert told(decided(tmp_path, pinned("4", "5"), claims, strategy="slices"))[2] == "slices"
+    assert reserved(decided(tmp_path, pinned("4", "5"), claims, strategy="slices"))[2] == "slices"
 
 
 def test_a_cgroup_in_another_s_partition(tmp_path: Path) -> None:
@@ -220,7 +222,7 @@ def test_a_nested_cgroup_gets_no_partition(tmp_path: Path) -> None:
     nested = "/machine.slice/machine-foo.slice"
     assert choose("auto", 2, ISOLATED, nested)[0] == "slices"
     assert choose("partition", 2, ISOLATED, nested)[0] == "partition"  # as asked, and the kernel says what it is
-    assert told(claim(tmp_path, pinned("6-7", "0-5", nested))[0]) == ("6-7", "", "auto", nested)
+    assert reserved(claim(tmp_path, pinned("6-7", "0-5", nested))[0]) == ("6-7", "", "auto", nested)
 
 
 def test_an_emulator_that_libvirt_places_gets_no_partition(tmp_path: Path) -> None:

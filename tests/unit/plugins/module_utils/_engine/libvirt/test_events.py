@@ -99,7 +99,7 @@ def test_domains_come_and_go() -> None:
         assert claims(kernel)["one"]["maker"] == "libvirt"
         happens(kernel, "two", "prepare", xml("two", "6,7"))
         assert kernel.read(f"{CGROUP}/machine.slice/cpuset.cpus") == "0,4-7"
-        assert happens(kernel, "one", "release")[0].endswith("settings given back")
+        assert happens(kernel, "one", "release")[0].endswith("settings restored")
         assert set(claims(kernel)) == {"two"}
         happens(kernel, "two", "release")
         assert kernel.snapshot() == before and not claims(kernel)
@@ -127,7 +127,7 @@ def test_claims_do_without_a_partition_when_another_domain_comes(operation: str)
         happens(kernel, "one", "prepare", xml("one", "4,5"))
         assert partition(kernel) == "isolated"
         lines = happens(kernel, "other", operation, xml("other", "1"))
-        assert lines == ["the claim one goes on without a partition, for others are beside its domain"]
+        assert lines == ["the claim one continues without a partition, as others run beside its domain"]
         assert partition(kernel) == "member" and set(claims(kernel)) == {"one"}
         assert kernel.read(f"{CGROUP}/system.slice/cpuset.cpus") == "1-3,6-7"
         assert happens(kernel, "other", operation, xml("other", "1")) == []
@@ -149,7 +149,7 @@ def test_no_partition_around_what_runs_there_already() -> None:
         kernel.part(Cgroups).make("/machine.slice/libpod.scope")
         kernel.add_thread(500, "/machine.slice/libpod.scope", "0-7")
         lines = happens(kernel, "one", "prepare", xml("one", "4,5"))
-        assert "strategy slices, for in /machine.slice/libpod.scope runs what no CPUs are reserved for" in lines
+        assert "strategy slices, because no CPUs are reserved for what runs in /machine.slice/libpod.scope" in lines
         assert partition(kernel) == "member"
 
 
@@ -218,11 +218,11 @@ def test_a_bad_configuration_stops_the_domain(text: str) -> None:
 def test_a_configuration_that_others_may_write_is_not_read() -> None:
     with two_domains() as kernel:
         os.chmod(kernel.root + domain_file("one"), 0o666)
-        with pytest.raises(IsolationError, match=r"one\.json: others than root may write it"):
+        with pytest.raises(IsolationError, match=r"one\.json: users other than root may write it"):
             Event("one", "prepare", kernel, io.BytesIO()).configure()
         os.chmod(kernel.root + domain_file("one"), 0o644)
         os.chmod(os.path.dirname(kernel.root + domain_file("one")), 0o757)
-        with pytest.raises(IsolationError, match="others than root may write it or its directory"):
+        with pytest.raises(IsolationError, match="users other than root may write it or its directory"):
             Event("one", "prepare", kernel, io.BytesIO()).configure()
 
 
@@ -262,7 +262,7 @@ def test_a_domain_that_starts_without_isolation_is_left_alone() -> None:
         happens(kernel, "one", "prepare", xml("one", "4,5"))
         configured(kernel, domain_file("two"), required=False)
         lines = happens(kernel, "two", "prepare", xml("two", "6,9"))
-        assert "it starts without isolation: " in lines[0] and "the claim one goes on without a partition" in lines[1]
+        assert "it starts without isolation: " in lines[0] and "the claim one continues without a partition" in lines[1]
         assert partition(kernel) == "member" and set(claims(kernel)) == {"one"}
 
 

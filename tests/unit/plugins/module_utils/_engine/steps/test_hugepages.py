@@ -79,7 +79,7 @@ def test_fewer_than_asked_is_an_error_that_says_how_many_and_everything_is_back(
         with pytest.raises(IsolationError) as error:
             engine(kernel).apply("vm", [*whole_job("4-7", "partition"), *reserve(512)])
         assert "step 8 (hugepages)" in str(error.value)
-        assert "the kernel could give 312 of 512 huge pages" in str(error.value)
+        assert "the kernel could allocate only 312 of 512 huge pages" in str(error.value)
         assert "Everything is back as it was" in str(error.value)
         assert kernel.snapshot() == before
 
@@ -150,7 +150,7 @@ def test_pages_in_use_at_a_revert_are_named_and_left_to_the_kernel() -> None:
         kernel.part(HugepagePools).in_use[POOL] = 20
         outcome = engine(kernel).revert()
         assert outcome.skipped == {
-            f"memory.hugepages:{POOL}": "20 pages are still in use: the kernel frees each when it is not any more"
+            f"memory.hugepages:{POOL}": "20 pages are still in use: the kernel frees each when it is no longer in use"
         }
         assert engine(kernel).inspect()[0].claims == {}
 

@@ -28,7 +28,7 @@ def test_a_cgroup_among_services_is_refused() -> None:
     with booted() as kernel:
         before = kernel.snapshot()
         inside = step("reserve_cpus", cpus="4-5", cgroup="/system.slice/system-vm.slice")
-        with pytest.raises(IsolationError, match=r"is below /system\.slice, where /system\.slice/a\.service runs, too"):
+        with pytest.raises(IsolationError, match=r"is below /system\.slice, where /system\.slice/a\.service also runs"):
             engine(kernel).apply("vm", [inside])
         assert kernel.snapshot() == before
 

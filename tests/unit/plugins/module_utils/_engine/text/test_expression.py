@@ -132,7 +132,7 @@ def test_each_form(expression: Any, expected: str) -> None:
         ("node:4", ["term 1, 'node:4'", "there is no NUMA node 4; there are 0-1"]),
         ("N4", ["term 1, 'N4'", "no NUMA node 4"]),
         ("N0,4", ["term 2, '4'", "no NUMA node 4"]),
-        ("^3", ["term 1, '^3'", "nothing yet to leave it out of; write online,^3"]),
+        ("^3", ["term 1, '^3'", "nothing yet to exclude it from; write online,^3"]),
         ("", ["no CPUs given", "expected"]),
         ([], ["no CPUs given"]),
         ("3,^3", ["'3,^3' leaves no CPU at all"]),

@@ -21,16 +21,18 @@ ALL = frozenset(range(8))
 
 
 @given(some, some)
-def test_a_thread_gets_of_its_wish_what_is_there_or_all_that_is(wish: frozenset, room: frozenset) -> None:
-    got = fit(wish, room)
-    assert got and got <= room
-    assert got == (wish & room if wish & room else room)
+def test_a_thread_gets_of_its_requested_affinity_what_is_effective_or_all_that_is(
+    requested: frozenset, effective: frozenset
+) -> None:
+    got = fit(requested, effective)
+    assert got and got <= effective
+    assert got == (requested & effective if requested & effective else effective)
 
 
 @given(some, some)
-def test_what_we_gave_and_what_the_kernel_resets_to_is_not_a_new_wish(wish: frozenset, room: frozenset) -> None:
-    for cpus in (fit(wish, room), room):
-        assert requested_affinity(Pin("1:2", cpus, room, ALL), wish, ALL) == wish
+def test_what_we_gave_and_the_kernel_resets_to_is_not_a_new_request(requested: frozenset, effective: frozenset) -> None:
+    for cpus in (fit(requested, effective), effective):
+        assert requested_affinity(Pin("1:2", cpus, effective, ALL), requested, ALL) == requested
 
 
 def test_what_the_owner_chose_since_is_the_wish() -> None:
@@ -38,10 +40,10 @@ def test_what_the_owner_chose_since_is_the_wish() -> None:
 
 
 @given(some, some)
-def test_narrowed_and_widened_again_a_thread_has_its_wish(wish: frozenset, room: frozenset) -> None:
-    recorded, narrow = targets([Pin("1:2", wish, ALL, room)], {}, {}, ALL)["1:2"]
-    again, wide = targets([Pin("1:2", narrow, room, ALL)], {"1:2": recorded}, {}, ALL)["1:2"]
-    assert recorded == again == wide == wish
+def test_narrowed_and_widened_again_a_thread_has_its_request(requested: frozenset, effective: frozenset) -> None:
+    recorded, narrow = targets([Pin("1:2", requested, ALL, effective)], {}, {}, ALL)["1:2"]
+    again, wide = targets([Pin("1:2", narrow, effective, ALL)], {"1:2": recorded}, {}, ALL)["1:2"]
+    assert recorded == again == wide == requested
 
 
 def test_effective_cpus_by_the_kernel_s_rules() -> None:

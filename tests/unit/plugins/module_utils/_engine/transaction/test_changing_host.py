@@ -280,10 +280,10 @@ def test_only_what_the_kernel_keeps_for_good_is_not_tried_again() -> None:
         kernel.part(Irqbalance).start(700)
         kernel.part(Irqbalance).silent = True
         steps = [step("cpuset", path="/foo", state="absent"), step("irq_affinity", cpus="4-7")]
-        told = {"cgroup.exists:/foo", "task.cgroup:501:5501", "irqbalance.banned:700:5700"}
+        reported = {"cgroup.exists:/foo", "task.cgroup:501:5501", "irqbalance.banned:700:5700"}
         for_good = {"task.cgroup:500:5500", "irq.affinity:4"}
-        assert set(engine(kernel).apply("vm", steps).skipped) == told | for_good
+        assert set(engine(kernel).apply("vm", steps).skipped) == reported | for_good
         assert set(engine(kernel).inspect()[0].permanent_skips) == for_good
         kernel.log.clear()
-        assert set(engine(kernel).apply("vm", steps).skipped) == told | for_good
+        assert set(engine(kernel).apply("vm", steps).skipped) == reported | for_good
         assert set(engine(kernel).inspect()[0].permanent_skips) == for_good

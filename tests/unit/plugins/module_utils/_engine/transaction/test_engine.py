@@ -112,7 +112,7 @@ def test_the_vm_s_cpus_are_left_by_everything_that_can_move(strategy: str) -> No
         assert kernel.governors == {0: "schedutil", 1: "schedutil", 2: "performance", 3: "performance"}
         for path in kernel.cgroups:
             if path != "/machine.slice" and (strategy == "partition" or path != "/"):
-                assert kernel.room(path) == numbers("0-3"), path
+                assert kernel.effective(path) == numbers("0-3"), path
 
 
 def test_a_partition_is_isolated_and_holds_the_vm_s_and_the_emulator_s_cpus() -> None:
@@ -142,8 +142,8 @@ def test_isolation_survives_daemon_reload_and_a_new_task(strategy: str, host: Ba
 def test_threads_keep_what_is_left_of_their_wish(strategy: str) -> None:
     with booted() as kernel:
         engine(kernel).apply("vm", whole_job("4-7", strategy))
-        wishes = {text_of(kernel.threads[number].cpus) for number in (106, 107, 108)}
-        assert wishes == {"0-3", "3", "1-2"}
+        requested = {text_of(kernel.threads[number].cpus) for number in (106, 107, 108)}
+        assert requested == {"0-3", "3", "1-2"}
 
 
 def test_managed_interrupts_are_skipped_with_a_reason(host: Baseline) -> None:
@@ -204,15 +204,15 @@ def test_check_writes_nothing_and_announces_what_the_real_run_changes(baseline: 
     with booted(baseline) as kernel:
         before, threads = kernel.snapshot(), pinned(kernel)
         try:
-            told = engine(kernel).apply("vm", job, check=True)
+            announcement = engine(kernel).apply("vm", job, check=True)
         except IsolationError:
             return
         assert kernel.log == [] and kernel.snapshot() == before and journal_of(kernel) is None
         done = engine(kernel).apply("vm", job)
-        assert told.changes == done.changes
-        assert told.changed and done.changed
+        assert announcement.changes == done.changes
+        assert announcement.changed and done.changed
         seen = changed_addresses(before, kernel.snapshot(), threads)
-        announced = {change.address for change in told.changes}
+        announced = {change.address for change in announcement.changes}
         assert announced - {a for a in announced if a.startswith("task.affinity:")} == {
             a for a in seen if not a.startswith("task.affinity:")
         }
@@ -231,11 +231,11 @@ def test_check_of_a_revert_announces_what_the_real_revert_changes(baseline: Base
             return
         during = kernel.snapshot()
         kernel.log.clear()
-        told = engine(kernel).revert(["vm"], check=True)
+        announcement = engine(kernel).revert(["vm"], check=True)
         assert kernel.log == [] and kernel.snapshot() == during
         done = engine(kernel).revert(["vm"])
         # Only the kernel's answer tells which lists it will not empty.
-        assert [change for change in told.changes if change.address not in done.skipped] == done.changes
+        assert [change for change in announcement.changes if change.address not in done.skipped] == done.changes
 
 
 def test_prior_is_address_and_value_just_before() -> None:
@@ -415,7 +415,7 @@ def test_refused_at_any_single_write_everything_is_back_and_the_sentence_names_s
                 assert "smp_affinity_list" in hit[0]
                 assert any("Cannot allocate memory" in reason for reason in outcome.skipped.values())
                 continue
-            if "back as it was, but for cgroup.cpus:/init.scope: the kernel empties no list" in sentence:
+            if "back as it was, except cgroup.cpus:/init.scope: the kernel empties no list" in sentence:
                 before[f"{CGROUP}/init.scope/cpuset.cpus"] = "0-7"
             assert kernel.snapshot() == before, f"{hit}: {sentence}"
             assert journal_of(kernel) is None, f"{hit}: {sentence}"
@@ -532,7 +532,7 @@ def test_whatever_fails_at_any_write_of_one_step_is_rolled_back_and_said_in_one_
                 assert count > 10
                 return
             assert sentence.startswith(f"{words}. Everything is back as it was")
-            if "but for cgroup.cpus:/init.scope: the kernel empties no list" in sentence:
+            if "except cgroup.cpus:/init.scope: the kernel empties no list" in sentence:
                 before[f"{CGROUP}/init.scope/cpuset.cpus"] = "0-7"
             assert kernel.snapshot() == before, f"write {count}"
 
@@ -650,7 +650,7 @@ def test_threads_come_and_go_and_are_pinned_anew(baseline: Baseline, strategy: s
             fate = data.draw(st.sampled_from(["ends", "reused", "pinned"]))
             task = kernel.threads[thread]
             if fate == "pinned":
-                if not numbers("1,3") <= kernel.room(task.cgroup):
+                if not numbers("1,3") <= kernel.effective(task.cgroup):
                     before.pop(f"thread {thread}")
                     continue
                 kernel.set_affinity(thread, numbers("1,3"))
@@ -661,9 +661,13 @@ def test_threads_come_and_go_and_are_pinned_anew(baseline: Baseline, strategy: s
                 expected = None
                 if fate == "reused":
                     kernel.add_thread(thread, task.cgroup, "0-7", start=77777)
-            if expected and task.cpus not in (kernel.room(task.cgroup),) and before[f"thread {thread}"][2] != "1,3":
+            if (
+                expected
+                and task.cpus not in (kernel.effective(task.cgroup),)
+                and before[f"thread {thread}"][2] != "1,3"
+            ):
                 was = numbers(before[f"thread {thread}"][2])
-                if (was & kernel.room(task.cgroup) or kernel.room(task.cgroup)) != numbers("1,3"):
+                if (was & kernel.effective(task.cgroup) or kernel.effective(task.cgroup)) != numbers("1,3"):
                     before[f"thread {thread}"] = (task.start, task.cgroup, "1,3")
                     continue
             before.pop(f"thread {thread}")

@@ -139,7 +139,7 @@ def test_what_the_kernel_would_refuse_is_said_before_anything_is_done() -> None:
         host.make("/a/b")
         before = host.snapshot()
         for given, words in (
-            ({"path": "/a/c", "cpus": vm}, f"cpus: /a/c cannot have {vm}, which its parent /a has not ({rest})"),
+            ({"path": "/a/c", "cpus": vm}, f"cpus: /a/c cannot have {vm}, which its parent /a does not have ({rest})"),
             ({"path": "/a", "cpus": vm}, f"cpus: /a cannot lose {rest}, which /a/b below it has"),
             ({"path": "/a", "partition": "isolated"}, "cgroup v1, which has no partitions"),
             ({"path": "/", "cpus": vm}, "name a cgroup below it"),
