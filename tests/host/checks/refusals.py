@@ -87,9 +87,9 @@ def check_cgroups() -> None:
     _says(lambda: engine().once(move), "source", "there is no cgroup /nowhere.slice")
     inner = "/system.slice/ssh.service/inner"
     _says(lambda: isolate(cgroup=inner, strategy="partition"), "/sys/fs/cgroup/system.slice", "reserve_cpus")
-    _says(lambda: isolate(cgroup=inner), f"cgroup: {inner} is below /system.slice, where", "could not be kept off")
+    _says(lambda: isolate(cgroup=inner), f"cgroup: {inner} is below /system.slice, where", "cannot be kept off")
     _says(lambda: isolate(cgroup="../etc"), "cgroup", "'../etc'")
-    _says(lambda: engine().once(step("cpuset", path="/loose", cpus="1")), "/loose is no systemd unit", "loose.slice")
+    _says(lambda: engine().once(step("cpuset", path="/loose", cpus="1")), "/loose is not a systemd unit", "loose.slice")
 
 
 def check_journals() -> None:
