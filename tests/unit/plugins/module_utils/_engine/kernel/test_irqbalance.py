@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 import threading
 from pathlib import Path
-from typing import List
+from typing import Iterator, List
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.irqbalance import Irqbalance
@@ -56,12 +57,19 @@ class Listener:
         self._socket.close()
 
 
-def test_a_ban_is_sent_and_counts_until_irqbalance_shows_it(tmp_path: Path) -> None:
+@pytest.fixture(name="short")
+def _short() -> Iterator[Path]:
+    """A directory whose name is short: that of a socket has 107 bytes at most."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield Path(directory)
+
+
+def test_a_ban_is_sent_and_counts_until_irqbalance_shows_it(short: Path) -> None:
     pid = os.getpid()
     stat = f"{pid} (irqbalance) " + " ".join(["S"] + ["0"] * 18 + ["777"] + ["0"] * 20)
-    host = FakeHost(str(tmp_path), {f"/proc/{pid}/stat": stat, "/run/vfio-isolation/keep": ""})
-    (tmp_path / "run" / "irqbalance").mkdir(parents=True)
-    listener = Listener(tmp_path / "run" / "irqbalance" / f"irqbalance{pid}.sock", "000000f0")
+    host = FakeHost(str(short), {f"/proc/{pid}/stat": stat, "/run/vfio-isolation/keep": ""})
+    (short / "run" / "irqbalance").mkdir(parents=True)
+    listener = Listener(short / "run" / "irqbalance" / f"irqbalance{pid}.sock", "000000f0")
     try:
         irqbalance = Irqbalance(host)
         name = irqbalance.running()
