@@ -16,7 +16,8 @@ import re
 from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set
 
 from ._engine.errors import IsolationError, sentence_of
-from ._engine.kernel.host import TEMPORARY_SUFFIX, Host
+from ._engine.kernel.host import Host
+from ._engine.kernel.own_files import TEMPORARY_SUFFIX
 from ._engine.paths import CLAIMS, DOMAINS, HOOK, LIBVIRT, ROOT, RUNNER, UNIT
 from ._engine.text.units import escape
 from ._host_files import DAEMONS, OLDEST, WANTS, Difference, File, runner_files

@@ -16,39 +16,18 @@ import errno
 import os
 import stat
 import time
-from signal import SIGKILL
 from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 
 from ..errors import IsolationError, Refused, Skipped
 from ..text.cpus import CpuSet
 
-# Appended to the name of a file while its new version is written.
-TEMPORARY_SUFFIX = ".new"
 Run = Callable[[Sequence[str]], Tuple[int, str, str]]
 
 
-def run_command(argv: Sequence[str]) -> Tuple[int, str, str]:
-    """Run a command without a shell: (exit code, standard output, standard error).
+def _run_command(argv: Sequence[str]) -> Tuple[int, str, str]:
+    from .command import run_command  # under Ansible, AnsibleModule runs commands
 
-    Not with the module subprocess, whose import takes longer than most commands. It ends in time: systemctl itself
-    gives up on a manager that does not answer.
-    """
-    nothing, out, err = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), os.memfd_create("out"), os.memfd_create("err")
-    try:
-        streams = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate((nothing, out, err))]
-        child = os.posix_spawnp(argv[0], list(argv), os.environ, file_actions=streams)
-        try:
-            _child, status = os.waitpid(child, 0)
-        except BaseException:  # a time limit: no command of ours continues after it
-            os.kill(child, SIGKILL)
-            os.waitpid(child, 0)
-            raise
-        texts = (os.pread(descriptor, os.fstat(descriptor).st_size, 0) for descriptor in (out, err))
-        printed, complained = (text.decode(errors="replace") for text in texts)
-    finally:
-        for descriptor in (nothing, out, err):
-            os.close(descriptor)
-    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status), printed, complained
+    return run_command(argv)
 
 
 class Host:
@@ -60,7 +39,7 @@ class Host:
 
     _kept: Tuple[str, int] = ("", -1)  # the one file that is kept open, with its descriptor
 
-    def __init__(self, root: str = "/", run: Run = run_command, wrote: Optional[Callable[[str], None]] = None) -> None:
+    def __init__(self, root: str = "/", run: Run = _run_command, wrote: Optional[Callable[[str], None]] = None) -> None:
         self.root = root.rstrip("/")
         self._run = run
         self._wrote = wrote
@@ -212,28 +191,9 @@ class Host:
 
     def save(self, path: str, text: str, mode: int = 0o644) -> None:
         """Write a file of our own, completely or not at all, and durably. Raises Refused."""
-        self._replace(path, text.encode(), mode)
+        from .own_files import replace  # a run that changes nothing saves nothing
 
-    def _replace(self, path: str, content: bytes, mode: int, owner: Tuple[int, int] = (-1, -1)) -> None:
-        target = self.path(path)
-        beside = target + TEMPORARY_SUFFIX
-        try:
-            previous = os.umask(0o022)
-            try:
-                os.makedirs(os.path.dirname(target), exist_ok=True)
-            finally:
-                os.umask(previous)
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(descriptor)
-                os.fchown(descriptor, *owner)
-            # Not executable before it is complete: libvirt runs every executable in a directory of hooks.
-            os.chmod(beside, mode)
-            os.replace(beside, target)
-        except OSError as error:
-            raise Refused.of(error, path, "a new version of the file") from error
+        replace(self.path(path), path, text.encode(), mode)
         self.note_write(f"saved {path}")
 
     def keep(self, path: str) -> Callable[[], None]:
@@ -241,27 +201,18 @@ class Host:
 
         Returns a function that restores it, byte for byte, with its owner and mode; that function raises Refused.
         """
-        try:
-            status = os.lstat(self.path(path))
-            if stat.S_ISLNK(status.st_mode):
-                link = os.readlink(self.path(path))
-                return lambda: self._link(path, link)
-            with open(self.path(path), "rb") as stream:
-                content = stream.read()
-        except (FileNotFoundError, NotADirectoryError):
-            return lambda: self.remove(path)
-        except OSError:  # a directory, say, which `save` does not replace
-            return lambda: None
-        owner = (status.st_uid, status.st_gid)
-        return lambda: self._replace(path, content, stat.S_IMODE(status.st_mode), owner)
+        from .own_files import keep
 
-    def _link(self, path: str, link: str) -> None:
-        self.remove(path)
-        try:
-            os.symlink(link, self.path(path))
-        except OSError as error:
-            raise Refused.of(error, path, f"a link to {link}") from error
-        self.note_write(f"saved {path}")
+        restore = keep(self.path(path), path)
+        if restore is None:
+            return lambda: self.remove(path)
+        put_back = restore
+
+        def restored() -> None:
+            put_back()
+            self.note_write(f"saved {path}")
+
+        return restored
 
     def remove(self, path: str) -> None:
         """Remove a file of our own, if it exists. Raises Refused."""
@@ -332,18 +283,12 @@ class Host:
 
         If there is no such file, the abstract socket of that name is used. Raises Refused.
         """
-        import socket  # few hosts have such a daemon
-        import struct
+        from .daemon import converse  # few hosts have such a daemon
 
-        credentials = struct.pack("3i", os.getpid(), os.getuid(), os.getgid())
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(20)
-            try:
-                connection.connect(self.path(path) if self.exists(path) else "\0" + os.path.basename(path))
-                connection.sendmsg([message.encode()], [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials)])
-                return connection.recv(65536).decode(errors="replace") if answers else ""
-            except OSError as error:
-                raise Refused.of(error, path, message) from error
+        try:
+            return converse(self.path(path) if self.exists(path) else "\0" + os.path.basename(path), message, answers)
+        except OSError as error:
+            raise Refused.of(error, path, message) from error
 
     def change(self, *argv: str) -> None:
         """Run a command that changes something. Raises Refused with what it printed."""

@@ -17,7 +17,8 @@ from typing import Optional, Set, Tuple
 from ..errors import IsolationError
 from ..text.cpus import CpuSet, is_number
 from ..text.domain_xml import PIN_EMULATOR, PIN_VCPUS, Domain, parse
-from .host import TEMPORARY_SUFFIX, Host
+from .host import Host
+from .own_files import TEMPORARY_SUFFIX
 
 RUNNING = "/run/libvirt/qemu"
 DIRECTORIES = ("/etc/libvirt/qemu", RUNNING)

@@ -17,7 +17,7 @@ from typing import Iterator, List, Optional, Tuple
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError, Refused
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.host import run_command
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.command import run_command
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
 
 
