@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, List, Mapping, Tuple
+from typing import Iterable, List, Mapping, Tuple
 
 from ..model import Address, Change, Claim, Journal, Skips
 from ..resources import Resources
@@ -64,16 +64,6 @@ class Bookkeeping:
         held = {address for claim in claims.values() for address in claim.holds}
         baseline = {address: value for address, value in journal.baseline.items() if address in held}
         return Journal(baseline, claims, format_list(plan.view.kept_off), journal.permanent_skips)
-
-    def shared(self, journal: Journal, held: Iterable[Address]) -> Dict[Address, str]:
-        """The baseline of what leaving claims hold, and of all that adds up with it: all claims start from there."""
-        leaving = set(held)
-        families = {self._kind(address).family for address in leaving if self._adds_up(address)}
-        return {
-            address: value
-            for address, value in journal.baseline.items()
-            if address in leaving or (self._adds_up(address) and self._kind(address).family in families)
-        }
 
     def _is_request(self, address: Address) -> bool:
         return self._kind(address).records_request

@@ -27,13 +27,13 @@ from ..arguments import check_claim
 from ..errors import IsolationError, sentence_of
 from ..journal import JournalFile
 from ..kernel.host import Host
-from ..model import Address, Change, Claim, Journal, Skips, Step, Values
+from ..model import Address, Change, Claim, Journal, Step
 from ..resources import Resources
 from ..steps.catalog import STEPS, complete
-from .fold import Plan, fold
+from .fold import Plan, fold, fold_claims, fold_prior
 
 if TYPE_CHECKING:  # otherwise only if something is to be written
-    from .bookkeeping import Bookkeeping
+    from .execution import Execution
     from .writer import Writer
 
 T = TypeVar("T")
@@ -68,12 +68,6 @@ class Engine:
         self._lock_timeout = lock_timeout
         self.resources = Resources(host)
         self.journal_file = JournalFile(self.resources, complete)
-
-    @property
-    def _books(self) -> Bookkeeping:
-        from .bookkeeping import Bookkeeping  # a run that changes nothing does not need it
-
-        return Bookkeeping(self.resources)
 
     def apply(
         self, claim: str, steps: Sequence[Step], check: bool = False, created_by: str = "", acts: bool = True
@@ -129,12 +123,14 @@ class Engine:
         changed_claim = old is None or old.steps != steps
         # A claim that only grows reverts nothing.
         leaving = [old] if old and old.steps != steps[: len(old.steps)] else []
-        plan = self._fold(journal._replace(permanent_skips={}) if changed_claim else journal, claims, leaving)
+        known = journal._replace(permanent_skips={}) if changed_claim else journal
+        plan = fold_claims(self.resources, known, claims, leaving)
         if not changed_claim and not plan.changes:
             return self._outcome(plan, (), {})
         if check:
             return self._outcome(plan, acting, {})._replace(changed=True)
-        return self._carry_out(journal, claims, claim, plan, acting, replaces=bool(leaving))
+        done = self._execution().apply(journal, plan, claims, claim, acting, replaces=bool(leaving))
+        return self._outcome(done.plan, acting, done.actions, done.writer)._replace(changed=True)
 
     def extend(self, claim: str, step: Step, check: bool = False) -> Outcome:
         """Add a step to a claim, unless it already has it; the claim's other steps stay."""
@@ -151,7 +147,7 @@ class Engine:
 
     def _planned(self, journal: Journal, claim: str, steps: Tuple[Step, ...]) -> Dict[Address, str]:
         claims = {**journal.claims, claim: Claim(steps, ())}
-        return self._fold(journal, claims, []).view.planned
+        return fold_claims(self.resources, journal, claims).view.planned
 
     def once(self, step: Step, check: bool = False) -> Outcome:
         """Carry out one step that no claim owns: it is not journalled; `Outcome.prior` reverts it."""
@@ -161,16 +157,8 @@ class Engine:
             plan = fold(self.resources, journal, claims, {}, only=lambda _address, author: author.claim == UNCLAIMED)
             if check:
                 return self._outcome(plan, (step,), {})
-            writer = self._writer(plan)
-            try:
-                actions = writer.run(plan, [step], UNCLAIMED)
-            except Exception as error:
-                # Also affinities that were to be kept: the kernel reset them.
-                done = [*plan.changes, *plan.keeps, *writer.swept.get(UNCLAIMED, [])]
-                back = self._fold_prior(journal, {change.address: change.before for change in done})
-                undo = self._writer(back)
-                raise _rolled_back(error, undo.restore(back), undo.skips) from error
-            return self._outcome(plan, (step,), actions, writer)
+            done = self._execution().once(journal, plan, step)
+            return self._outcome(plan, (step,), done.actions, done.writer)
 
     def revert(
         self, names: Optional[Iterable[str]] = None, check: bool = False, created_by: Optional[str] = None
@@ -192,23 +180,12 @@ class Engine:
             if not leaving:
                 return Outcome(False, [], {}, {}, {"claims": []}, warnings)
             claims = {name: claim for name, claim in journal.claims.items() if name not in leaving}
-            plan = self._fold(journal, claims, [journal.claims[name] for name in leaving])
+            plan = fold_claims(self.resources, journal, claims, [journal.claims[name] for name in leaving])
             plan.view.notes["claims"] = leaving
             plan.view.warnings[:0] = warnings[len(self._warnings()) :]
             if check:
                 return self._outcome(plan, (), {})._replace(changed=True)
-            recorded = self._books.recorded(journal, journal.claims, plan)
-            if recorded != journal:
-                self.journal_file.save(recorded)
-            writer = self._writer(plan)
-            failures = writer.restore(plan)
-            if failures:
-                raise IsolationError(
-                    f"not everything could be restored: {'; '.join(failures)}. The rest is restored, and the journal"
-                    " still has these: fix the cause and run restore again"
-                )
-            left = recorded._replace(claims={name: recorded.claims[name] for name in claims})
-            self.journal_file.save(self._books.pruned(*self._books.with_swept(left, plan, writer.swept), writer.skips))
+            writer = self._execution().revert(journal, plan, claims)
             return self._outcome(plan, (), {}, writer)._replace(changed=True)
 
     def restore_prior(self, prior: Mapping[str, str], check: bool = False) -> Outcome:
@@ -216,20 +193,16 @@ class Engine:
         values = dict(self.resources.parse(address, value) for address, value in prior.items())
         with self.journal_file.locked(self._lock_timeout):
             journal = self._load(check)
-            plan = self._fold_prior(journal, values)
+            plan = fold_prior(self.resources, journal, values)
             if check:
                 return self._outcome(plan, (), {})
-            writer = self._writer(plan)
-            failures = writer.restore(plan)
-            if failures:
-                raise IsolationError(f"not everything could be restored: {'; '.join(failures)}")
-            return self._outcome(plan, (), {}, writer)
+            return self._outcome(plan, (), {}, self._execution().restore(plan))
 
     def inspect(self) -> Tuple[Journal, Outcome]:
         """The journal, and as an outcome the drift: every setting that the claims would have otherwise."""
         with self.journal_file.locked(self._lock_timeout):
             journal = self.journal_file.load()
-            return journal, self._outcome(self._fold(journal, journal.claims, []), (), {})
+            return journal, self._outcome(fold_claims(self.resources, journal, journal.claims), (), {})
 
     def _load(self, check: bool) -> Journal:
         journal = self.journal_file.load()
@@ -238,71 +211,10 @@ class Engine:
             self.resources.cgroups.finish()
         return journal
 
-    def _writer(self, plan: Plan) -> Writer:
-        from .writer import Writer
+    def _execution(self) -> Execution:
+        from .execution import Execution  # a run that changes nothing does not need it
 
-        return Writer(self.resources, plan.view)
-
-    def _fold(self, journal: Journal, claims: Mapping[str, Claim], leaving: Sequence[Claim]) -> Plan:
-        held = {address for claim in leaving for address in claim.holds}
-        restored = self._books.shared(journal, held) if held else {}
-        steps = [step for claim in leaving for step in claim.steps]
-        return fold(self.resources, journal, claims, restored, leaving=steps)
-
-    def _fold_prior(self, journal: Journal, prior: Values) -> Plan:
-        """The plan that restores saved values, unless the claims want otherwise."""
-        return fold(self.resources, journal, journal.claims, prior, only=lambda address, _author: address in prior)
-
-    def _carry_out(
-        self,
-        journal: Journal,
-        claims: Dict[str, Claim],
-        claim: str,
-        plan: Plan,
-        steps: Sequence[Step],
-        replaces: bool,
-    ) -> Outcome:
-        """Journal first, then write.
-
-        A claim that `replaces` its former steps holds what it held until all is written, in case the run is killed.
-        """
-        writer = self._writer(plan)
-        before = journal
-        try:
-            journal = self._books.recorded(journal, claims, plan)
-            self.journal_file.save(journal)
-            try:
-                actions = writer.run(plan, steps, claim)
-            finally:
-                journal, plan = self._books.with_swept(journal, plan, writer.swept)
-            if replaces:
-                now = journal.claims[claim]._replace(holds=tuple(plan.holds[claim]))
-                journal = journal._replace(claims={**journal.claims, claim: now})
-            skips = {**plan.view.skips.permanent(), **writer.skips.permanent()}
-            self.journal_file.save(self._books.pruned(journal, plan, writer.skips)._replace(permanent_skips=skips))
-        except Exception as error:
-            raise _rolled_back(error, *self._roll_back(before, journal, claim)) from error
-        return self._outcome(plan, steps, actions, writer)._replace(changed=True)
-
-    def _roll_back(self, before: Journal, now: Journal, claim: str) -> Tuple[List[str], Skips]:
-        """Go back to the former claims. Returns what could not be written, and what was skipped."""
-        if claim not in now.claims:  # not even the journal could be written
-            return [], Skips()
-        plan = self._fold(now, before.claims, [now.claims[claim]])
-        writer = self._writer(plan)
-        failures = writer.restore(plan)
-        if not failures:
-            # Other claims may have been updated meanwhile: what they hold in addition must stay, too.
-            claims = {name: before.claims[name] if name == claim else now.claims[name] for name in before.claims}
-            right = {a for held in before.claims.values() for a in held.holds}.difference(before.baseline)
-            baseline = {address: value for address, value in now.baseline.items() if address not in right}
-            back = now._replace(baseline=baseline, claims=claims, permanent_skips=before.permanent_skips)
-            try:
-                back, plan = self._books.with_swept(back, plan, writer.swept)
-                self.journal_file.save(self._books.pruned(back, plan, writer.skips))
-            except IsolationError as error:
-                failures.append(str(error))
-        return failures, writer.skips
+        return Execution(self.resources, self.journal_file)
 
     def _warnings(self) -> List[str]:
         return [self.journal_file.warning] if self.journal_file.warning else []
@@ -329,11 +241,3 @@ class Engine:
             self._warnings() + plan.view.warnings,
             self.host.writes,
         )
-
-
-def _rolled_back(error: Exception, failures: List[str], skips: Skips) -> IsolationError:
-    what = sentence_of(error)
-    if failures:
-        return IsolationError(f"{what}. Rolling back failed in part: {'; '.join(failures)}. Run restore to continue")
-    left = "; ".join(f"{address}: {reason}" for address, reason in skips.reasons().items())
-    return IsolationError(f"{what}. Everything is back as it was{f', except {left}' if left else ''}")

@@ -35,6 +35,31 @@ class Plan(NamedTuple):
     holds: Dict[str, Set[Address]]
 
 
+def fold_claims(
+    resources: Resources, journal: Journal, claims: Mapping[str, Claim], leaving: Sequence[Claim] = ()
+) -> Plan:
+    """Plan all claims, after others have left."""
+    held = {address for claim in leaving for address in claim.holds}
+    steps = [step for claim in leaving for step in claim.steps]
+    return fold(resources, journal, claims, baseline_of(resources, journal, held), leaving=steps)
+
+
+def fold_prior(resources: Resources, journal: Journal, prior: Values) -> Plan:
+    """The plan that restores saved values, unless the claims want otherwise."""
+    return fold(resources, journal, journal.claims, prior, only=lambda address, _author: address in prior)
+
+
+def baseline_of(resources: Resources, journal: Journal, held: Set[Address]) -> Dict[Address, str]:
+    """The baseline of what leaving claims hold, and of all that adds up with it, which starts there for all."""
+    kind = resources.kind
+    families = {kind(address).family for address in held if kind(address).adds_up}
+    return {
+        address: value
+        for address, value in journal.baseline.items()
+        if address in held or (families and kind(address).adds_up and kind(address).family in families)
+    }
+
+
 def fold(
     resources: Resources,
     journal: Journal,

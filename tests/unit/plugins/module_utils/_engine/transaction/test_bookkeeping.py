@@ -93,12 +93,3 @@ def test_what_could_not_be_given_back_is_owed_by_the_claims_that_last(resources:
     skips.add(LIST, "the kernel empties no list")
     after = Bookkeeping(resources).pruned(journal, plan(resources, journal), skips)
     assert after == Journal({LIST: "0-3", DROP_IN: "none"}, {"stays": claim(LIST, DROP_IN)})
-
-
-def test_what_adds_up_starts_from_the_baseline_for_all_and_the_rest_for_those_that_leave(resources: Resources) -> None:
-    books = Bookkeeping(resources)
-    journal = Journal({LIST: "", OTHER_LIST: "1", IRQ: "2", OTHER: "3"}, {})
-    assert books.shared(journal, [LIST]) == {LIST: "", OTHER_LIST: "1"}
-    assert books.shared(journal, [IRQ]) == {IRQ: "2"}
-    assert books.shared(journal, [IRQ, OTHER_LIST, THREAD]) == {LIST: "", OTHER_LIST: "1", IRQ: "2"}
-    assert books.shared(journal, []) == {}

@@ -1,0 +1,134 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""Carries plans out: the journal first, then the writes; what fails is rolled back."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+
+from ..errors import IsolationError, sentence_of
+from ..journal import JournalFile
+from ..model import Claim, Journal, Skips, Step
+from ..resources import Resources
+from .bookkeeping import Bookkeeping
+from .fold import Plan, fold_claims, fold_prior
+from .writer import Writer
+
+
+class Done(NamedTuple):
+    """What was carried out, what the actions report, and what was written."""
+
+    plan: Plan
+    actions: Dict[str, Any]
+    writer: Writer
+
+
+class Execution:
+    """All that one run writes, under the lock that its caller holds."""
+
+    def __init__(self, resources: Resources, journal_file: JournalFile) -> None:
+        self._resources = resources
+        self._journal_file = journal_file
+        self._books = Bookkeeping(resources)
+
+    def apply(
+        self,
+        journal: Journal,
+        plan: Plan,
+        claims: Dict[str, Claim],
+        claim: str,
+        steps: Sequence[Step],
+        replaces: bool,
+    ) -> Done:
+        """Apply a claim. Raises IsolationError, with the host and the journal as they were.
+
+        A claim that `replaces` its former steps holds what it held until all is written, in case the run is killed.
+        """
+        writer = self._writer(plan)
+        before = journal
+        try:
+            journal = self._books.recorded(journal, claims, plan)
+            self._journal_file.save(journal)
+            try:
+                actions = writer.run(plan, steps, claim)
+            finally:
+                journal, plan = self._books.with_swept(journal, plan, writer.swept)
+            if replaces:
+                now = journal.claims[claim]._replace(holds=tuple(plan.holds[claim]))
+                journal = journal._replace(claims={**journal.claims, claim: now})
+            skips = {**plan.view.skips.permanent(), **writer.skips.permanent()}
+            self._journal_file.save(self._books.pruned(journal, plan, writer.skips)._replace(permanent_skips=skips))
+        except Exception as error:
+            raise _rolled_back(error, *self._roll_back(before, journal, claim)) from error
+        return Done(plan, actions, writer)
+
+    def _roll_back(self, before: Journal, now: Journal, claim: str) -> Tuple[List[str], Skips]:
+        """Go back to the former claims. Returns what could not be written, and what was skipped."""
+        if claim not in now.claims:  # not even the journal could be written
+            return [], Skips()
+        plan = fold_claims(self._resources, now, before.claims, [now.claims[claim]])
+        writer = self._writer(plan)
+        failures = writer.restore(plan)
+        if not failures:
+            # Other claims may have been updated meanwhile: what they hold in addition must stay, too.
+            claims = {name: before.claims[name] if name == claim else now.claims[name] for name in before.claims}
+            right = {a for held in before.claims.values() for a in held.holds}.difference(before.baseline)
+            baseline = {address: value for address, value in now.baseline.items() if address not in right}
+            back = now._replace(baseline=baseline, claims=claims, permanent_skips=before.permanent_skips)
+            try:
+                back, plan = self._books.with_swept(back, plan, writer.swept)
+                self._journal_file.save(self._books.pruned(back, plan, writer.skips))
+            except IsolationError as error:
+                failures.append(str(error))
+        return failures, writer.skips
+
+    def once(self, journal: Journal, plan: Plan, step: Step) -> Done:
+        """Carry out a step that no claim owns. Raises IsolationError, with the host as it was."""
+        writer = self._writer(plan)
+        try:
+            return Done(plan, writer.run(plan, [step], ""), writer)
+        except Exception as error:
+            # Also affinities that were to be kept: the kernel reset them.
+            done = [*plan.changes, *plan.keeps, *(change for changes in writer.swept.values() for change in changes)]
+            back = fold_prior(self._resources, journal, {change.address: change.before for change in done})
+            undo = self._writer(back)
+            raise _rolled_back(error, undo.restore(back), undo.skips) from error
+
+    def revert(self, journal: Journal, plan: Plan, remaining: Mapping[str, Claim]) -> Writer:
+        """Restore what claims held that leave. Raises IsolationError; the journal then has what is left to restore."""
+        recorded = self._books.recorded(journal, journal.claims, plan)
+        if recorded != journal:
+            self._journal_file.save(recorded)
+        writer = self._writer(plan)
+        failures = writer.restore(plan)
+        if failures:
+            raise IsolationError(
+                f"not everything could be restored: {'; '.join(failures)}. The rest is restored, and the journal"
+                " still has these: fix the cause and run restore again"
+            )
+        left = recorded._replace(claims={name: recorded.claims[name] for name in remaining})
+        self._journal_file.save(self._books.pruned(*self._books.with_swept(left, plan, writer.swept), writer.skips))
+        return writer
+
+    def restore(self, plan: Plan) -> Writer:
+        """Restore saved values. Raises IsolationError with those that could not be restored."""
+        writer = self._writer(plan)
+        failures = writer.restore(plan)
+        if failures:
+            raise IsolationError(f"not everything could be restored: {'; '.join(failures)}")
+        return writer
+
+    def _writer(self, plan: Plan) -> Writer:
+        return Writer(self._resources, plan.view)
+
+
+def _rolled_back(error: Exception, failures: List[str], skips: Skips) -> IsolationError:
+    what = sentence_of(error)
+    if failures:
+        return IsolationError(f"{what}. Rolling back failed in part: {'; '.join(failures)}. Run restore to continue")
+    left = "; ".join(f"{address}: {reason}" for address, reason in skips.reasons().items())
+    return IsolationError(f"{what}. Everything is back as it was{f', except {left}' if left else ''}")
