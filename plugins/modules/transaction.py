@@ -205,6 +205,10 @@ left_alone:
 
 from typing import Any, Dict
 
+from ansible_collections.vfio.isolation.plugins.module_utils._zip_importer import compile_once
+
+compile_once()  # `_module` does so for what it imports, but this is the module that roles call: here for `_module`, too
+
 from ansible_collections.vfio.isolation.plugins.module_utils._module import (
     AnsibleModule,
     Engine,

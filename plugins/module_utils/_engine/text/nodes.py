@@ -15,7 +15,7 @@ from ..errors import IsolationError
 from .cpus import CpuSet, format_list, parse_list
 
 # Only in front of a number: N1N2 is not node 12.
-_PREFIX = re.compile(r"(?:(?<=[,\s-])|^)N(?=[0-9])")
+_PREFIX = r"(?:(?<=[,\s-])|^)N(?=[0-9])"
 
 
 def parse_nodes(given: Any, available: CpuSet, option: str) -> CpuSet:
@@ -25,7 +25,7 @@ def parse_nodes(given: Any, available: CpuSet, option: str) -> CpuSet:
     """
     items = given if isinstance(given, list) else [given]
     try:
-        nodes = parse_list(_PREFIX.sub("", ",".join(str(item).strip() for item in items)))
+        nodes = parse_list(re.sub(_PREFIX, "", ",".join(str(item).strip() for item in items)))
     except ValueError as error:
         raise IsolationError(f"{option}: {given!r}: {error}") from None
     if nodes - available:

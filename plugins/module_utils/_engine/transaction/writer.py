@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ..errors import IsolationError, Skipped
 from ..kernel.stages import Stage
@@ -17,16 +17,9 @@ from ..planning.view import View
 from ..resources import Resources
 from ..steps.catalog import STEPS
 from .fold import Plan
-from .sweep import Sweeper
 
-
-class _Planned(NamedTuple):
-    """One write, in the order in which all of a family are made."""
-
-    stage: Stage
-    depth: int
-    address: Address
-    value: str
+# Stage, depth, address, value: in this order all writes of a family are made.
+_Planned = Tuple[Stage, int, Address, str]
 
 
 class Writer:
@@ -116,10 +109,10 @@ class Writer:
             kind = self._resources.kind(change.address)
             if kind.family == family:
                 planned = kind.writes(change.address.name, change.before, change.after)
-                writes += [_Planned(write.stage, write.depth, change.address, write.value) for write in planned]
-        if any(write.stage == Stage.MOVE_TASK for write in writes):
+                writes += [(write.stage, write.depth, change.address, write.value) for write in planned]
+        if any(stage == Stage.MOVE_TASK for stage, _depth, _address, _value in writes):
             sources = {**self._view.sweeps, **self._view.returns}
-            writes += [_Planned(Stage.SWEEP, 0, Address(""), source) for source in sources]
+            writes += [(Stage.SWEEP, 0, Address(""), source) for source in sources]
         return sorted(writes)
 
     def _write(self, address: Address, value: str) -> None:
@@ -128,6 +121,8 @@ class Writer:
             kind.write(address.name, value)
 
     def _sweep(self, source: str) -> None:
+        from .sweep import Sweeper  # few claims move tasks
+
         sweeper = Sweeper(self._resources, self._view, self._write, self.swept)
         for sweeps in (self._view.sweeps, self._view.returns):
             if source in sweeps:
