@@ -29,8 +29,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "host"), str(ROOT / ".cache" / "collections")]
@@ -146,7 +149,11 @@ setsid sh -c 'sleep 100000 | /opt/isolation/programs/sleepers {TASKS} > /run/sle
 echo $$ > {CPUSET}/tasks
 until grep -q ready /run/sleepers; do sleep 0.2; done
 """
-RUNNER = "cd /opt/isolation && python3 -E -S -m {}"
+# As the installed runner is started: it ends too soon to look for garbage.
+RUNNER = (
+    "cd /opt/isolation && python3 -E -S -c 'import gc, runpy; gc.disable();"
+    ' runpy.run_module("{}", run_name="__main__", alter_sys=True)\''
+)
 INSTALLED = "/usr/local/lib/vfio-isolation"
 HOOK = "/etc/libvirt/hooks/qemu.d/vfio-isolation"
 
@@ -187,6 +194,12 @@ def report_all(what: str, spent: dict[str, list[float]], first: str) -> None:
             report(f"{what}, against {other}", spent[first], spent[other])
 
 
+def turned(contenders: Sequence[T], number: int) -> list[T]:
+    """The contenders in another order each round: what comes first finds another ground than what comes next."""
+    start = number % len(contenders)
+    return [*contenders[start:], *contenders[:start]]
+
+
 def play(host: VirtualHost, playbook: str, *arguments: str, root: Path = ROOT, **environment: str) -> None:
     """Run a playbook, which must succeed."""
     subprocess.run(
@@ -217,8 +230,8 @@ def role_against_no_op(host: VirtualHost, checkouts: list[Checkout], rounds: int
     play(host, "playbooks/isolate.yml")
     for checkout in checkouts:
         play(host, "playbooks/isolate.yml", root=checkout.root)  # both have read the journal, and filled their caches
-    for _round in range(rounds):
-        for checkout in checkouts:
+    for number in range(rounds):
+        for checkout in turned(checkouts, number):
             taken = seconds(lambda root=checkout.root: play(host, "playbooks/isolate.yml", root=root))
             spent[checkout.name].append(taken)
         spent["a no-op playbook"].append(seconds(lambda: play(host, str(no_op))))
@@ -251,7 +264,7 @@ def engine_against_vfio_isolate(host: VirtualHost, checkouts: list[Checkout], ro
     spent: dict[str, list[float]] = {}
     undo: dict[str, list[float]] = {}
     for number in range(rounds):
-        for checkout in checkouts:
+        for checkout in turned(checkouts, number):
             spent.setdefault(checkout.name, []).append(on_host(host, checkout.runner, OURS))
             undo.setdefault(checkout.name, []).append(on_host(host, checkout.runner, {"do": "revert"}))
             on_host(host, "echo +cpuset > /sys/fs/cgroup/cgroup.subtree_control")
@@ -288,7 +301,7 @@ def hook_against_their_hook(host: VirtualHost, checkouts: list[Checkout], rounds
     host.run("systemctl start machine.slice")  # as it is where libvirt runs
     spent: dict[str, dict[str, list[float]]] = {"prepare begin": {}, "release end": {}}
     for number in range(rounds):
-        for name, hook in sorted(hooks.items()):
+        for name, hook in turned(sorted(hooks.items()), number):
             for event, taken in spent.items():
                 taken.setdefault(name, []).append(on_host(host, f"{hook} bench {event} - < /run/bench.xml"))
         on_host(host, SAME_GROUND)
