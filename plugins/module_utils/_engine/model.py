@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, Mapping, NamedTuple, Optional, Tuple
 
 
 class Address(str):
@@ -114,6 +114,3 @@ class Skips:
     def permanent(self) -> Dict[Address, str]:
         """The reasons of those that need not be tried again."""
         return {skip.address: skip.reason for skip in self if skip.permanent}
-
-
-Changes = List[Change]

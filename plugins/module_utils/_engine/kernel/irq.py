@@ -15,10 +15,9 @@ import errno
 from typing import List, Optional
 
 from ..errors import Refused, Skipped
-from ..text.cpus import format_list, is_number, parse_list
+from ..text.cpus import is_number
 from .host import Host
-from .kind import Kind
-from .sysfs import CpuMask
+from .sysfs import CpuList, CpuMask
 
 IRQ = "/proc/irq"
 # The names of the kinds.
@@ -26,15 +25,14 @@ AFFINITY = "irq.affinity"
 DEFAULT = "irq.default"
 
 
-class Irqs(Kind):
+class Irqs(CpuList):
     """`irq.affinity:24`: the CPUs that may handle an interrupt (as requested; the effective ones may lag)."""
 
-    family = "irq"
     volatile = True
     best_effort = True
 
     def __init__(self, host: Host) -> None:
-        self._host = host
+        super().__init__(host, "irq", "[0-9]{1,18}", lambda name: f"{IRQ}/{name}/smp_affinity_list")
 
     def numbers(self) -> List[int]:
         """Every interrupt that has an affinity."""
@@ -59,18 +57,13 @@ class Irqs(Kind):
         Newer kernels show it in the file's mode. Older ones only refuse a write, before they look at what is written:
         so this writes a word that is not a CPU list, which is either refused for that reason or changes nothing.
         """
-        path = f"{IRQ}/{number}/smp_affinity_list"
+        path = self.where(str(number))
         return not self._host.writable(path) or self._host.probe_errno(path, "?\n") in (errno.EIO, errno.EPERM)
-
-    def read(self, name: str) -> Optional[str]:
-        """The requested affinity."""
-        text = self._host.read(f"{IRQ}/{name}/smp_affinity_list")
-        return None if text is None else format_list(parse_list(text))
 
     def write(self, name: str, value: str) -> None:
         """Set the affinity."""
         try:
-            self._host.write(self.where(name), value)
+            super().write(name, value)
         except Refused as refused:
             # EIO and EPERM: managed. ENOENT: freed meanwhile. Others, such as ENOSPC (no free vector), may pass.
             if refused.code in (errno.EIO, errno.EPERM):
@@ -78,14 +71,6 @@ class Irqs(Kind):
             if refused.code == errno.ENOENT:
                 raise Skipped(str(refused)) from refused
             raise
-
-    def where(self, name: str) -> str:
-        """The file."""
-        return f"{IRQ}/{name}/smp_affinity_list"
-
-    def valid_name(self, name: str) -> bool:
-        """An interrupt's number."""
-        return is_number(name)
 
 
 class DefaultAffinity(CpuMask):
