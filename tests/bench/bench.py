@@ -21,6 +21,7 @@ vfio-isolate, and by a C program that does nothing but write their ids.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import re
@@ -29,11 +30,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
 
-T = TypeVar("T")
+# The times of each contender, in seconds.
+Spent = dict[str, list[float]]
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "host"), str(ROOT / ".cache" / "collections")]
@@ -187,17 +188,29 @@ def report(what: str, ours: list[float], theirs: list[float]) -> None:
     print(f"{what}: {mine:.2f} s against {other:.2f} s, ratio {mine / other:.2f} (medians of {len(ours)}, alternating)")
 
 
-def report_all(what: str, spent: dict[str, list[float]], first: str) -> None:
+def report_all(spent: Mapping[str, Spent], first: str) -> None:
     """Print the ratios of one contender to all others."""
-    for other in spent:
-        if other != first:
-            report(f"{what}, against {other}", spent[first], spent[other])
+    for what, taken in spent.items():
+        for other in taken:
+            if other != first:
+                report(f"{what}, against {other}", taken[first], taken[other])
 
 
-def turned(contenders: Sequence[T], number: int) -> list[T]:
-    """The contenders in another order each round: what comes first finds another ground than what comes next."""
-    start = number % len(contenders)
-    return [*contenders[start:], *contenders[:start]]
+def alternate(contenders: Mapping[str, Callable[[], Mapping[str, float]]], rounds: int) -> dict[str, Spent]:
+    """What each contender took, by what it measures: each runs as often in each place of the order.
+
+    What comes first may find another ground than what comes next. The first turn of all is not counted: Python
+    compiles, and caches fill.
+    """
+    names = list(contenders)
+    spent: dict[str, Spent] = {}
+    for number in range(-len(names), len(names) * rounds):
+        start = number % len(names)
+        for name in [*names[start:], *names[:start]]:
+            for what, taken in contenders[name]().items():
+                if number >= 0:
+                    spent.setdefault(what, {}).setdefault(name, []).append(taken)
+    return spent
 
 
 def play(host: VirtualHost, playbook: str, *arguments: str, root: Path = ROOT, **environment: str) -> None:
@@ -225,19 +238,19 @@ def role_against_no_op(host: VirtualHost, checkouts: list[Checkout], rounds: int
     """The first figure, and the fifth."""
     no_op = ROOT / ".cache" / "bench" / "no_op.yml"
     no_op.write_text(PING)
-    spent: dict[str, list[float]] = {checkout.name: [] for checkout in checkouts}
-    spent["a no-op playbook"] = []
+    what = "the role's second run"
+
+    def second_run(root: Path) -> dict[str, float]:
+        return {what: seconds(lambda: play(host, "playbooks/isolate.yml", root=root))}
+
     play(host, "playbooks/isolate.yml")
-    for checkout in checkouts:
-        play(host, "playbooks/isolate.yml", root=checkout.root)  # both have read the journal, and filled their caches
-    for number in range(rounds):
-        for checkout in turned(checkouts, number):
-            taken = seconds(lambda root=checkout.root: play(host, "playbooks/isolate.yml", root=root))
-            spent[checkout.name].append(taken)
-        spent["a no-op playbook"].append(seconds(lambda: play(host, str(no_op))))
-    report_all("the role's second run", spent, checkouts[0].name)
+    contenders = {checkout.name: functools.partial(second_run, checkout.root) for checkout in checkouts}
+    spent = alternate(
+        {**contenders, "a no-op playbook": lambda: {what: seconds(lambda: play(host, str(no_op)))}}, rounds
+    )
+    report_all(spent, checkouts[0].name)
     if len(checkouts) > 1:
-        report("before: the role's second run, against a no-op playbook", spent["before"], spent["a no-op playbook"])
+        report(f"before: {what}, against a no-op playbook", spent[what]["before"], spent[what]["a no-op playbook"])
     compiled_modules(host)
     on_host(host, checkouts[0].runner, {"do": "revert"})
 
@@ -260,22 +273,28 @@ def compiled_modules(host: VirtualHost) -> None:
 
 def engine_against_vfio_isolate(host: VirtualHost, checkouts: list[Checkout], rounds: int) -> None:
     """The second figure."""
-    on_host(host, "echo +cpuset > /sys/fs/cgroup/cgroup.subtree_control")
-    spent: dict[str, list[float]] = {}
-    undo: dict[str, list[float]] = {}
-    for number in range(rounds):
-        for checkout in turned(checkouts, number):
-            spent.setdefault(checkout.name, []).append(on_host(host, checkout.runner, OURS))
-            undo.setdefault(checkout.name, []).append(on_host(host, checkout.runner, {"do": "revert"}))
-            on_host(host, "echo +cpuset > /sys/fs/cgroup/cgroup.subtree_control")
-        spent.setdefault("vfio-isolate", []).append(on_host(host, THEIRS))
-        undo.setdefault("vfio-isolate", []).append(on_host(host, THEIR_UNDO))
-        # Their work leaves the controller on further down, their undo makes inherited lists explicit.
+
+    def on_the_same_ground(job: Callable[[], float], undo: Callable[[], float]) -> dict[str, float]:
+        taken = {"the engine, the same job": job(), "the engine's revert": undo()}
+        # vfio-isolate leaves the controller on further down, and its undo makes inherited lists explicit.
         on_host(host, SAME_GROUND)
-        if number == 0:  # Python has compiled all of them now
-            spent, undo = {}, {}
-    report_all("the engine, the same job", spent, checkouts[0].name)
-    report_all("the engine's revert", undo, checkouts[0].name)
+        return taken
+
+    on_host(host, SAME_GROUND)
+    contenders = {
+        checkout.name: functools.partial(
+            on_the_same_ground,
+            functools.partial(on_host, host, checkout.runner, OURS),
+            functools.partial(on_host, host, checkout.runner, {"do": "revert"}),
+        )
+        for checkout in checkouts
+    }
+    contenders["vfio-isolate"] = functools.partial(
+        on_the_same_ground,
+        functools.partial(on_host, host, THEIRS),
+        functools.partial(on_host, host, THEIR_UNDO),
+    )
+    report_all(alternate(contenders, rounds), checkouts[0].name)
 
 
 def hook_against_their_hook(host: VirtualHost, checkouts: list[Checkout], rounds: int) -> None:
@@ -299,17 +318,16 @@ def hook_against_their_hook(host: VirtualHost, checkouts: list[Checkout], rounds
     hooks["vfio-isolate"] = "/opt/their-hook"
     host.run("cat > /run/bench.xml", given=f"{DOMAIN}</cputune></domain>".encode())
     host.run("systemctl start machine.slice")  # as it is where libvirt runs
-    spent: dict[str, dict[str, list[float]]] = {"prepare begin": {}, "release end": {}}
-    for number in range(rounds):
-        for name, hook in turned(sorted(hooks.items()), number):
-            for event, taken in spent.items():
-                taken.setdefault(name, []).append(on_host(host, f"{hook} bench {event} - < /run/bench.xml"))
+    events = {"prepare begin": "what the hook adds to a VM's start", "release end": "what the hook adds to its end"}
+
+    def start_and_end(hook: str) -> dict[str, float]:
+        taken = {what: on_host(host, f"{hook} bench {event} - < /run/bench.xml") for event, what in events.items()}
         on_host(host, SAME_GROUND)
         on_host(host, "echo -cpuset > /sys/fs/cgroup/cgroup.subtree_control")
-        if number == 0:
-            spent = {event: {} for event in spent}
-    report_all("what the hook adds to a VM's start", spent["prepare begin"], checkouts[0].name)
-    report_all("what the hook adds to its end", spent["release end"], checkouts[0].name)
+        return taken
+
+    contenders = {name: functools.partial(start_and_end, hook) for name, hook in hooks.items()}
+    report_all(alternate(contenders, rounds), checkouts[0].name)
     play(host, "playbooks/libvirt_hook.yml", "-e", "libvirt_hook_state=absent")
 
 
@@ -380,7 +398,7 @@ def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", action="store_true", help="on a host with cgroup v1: the figures of moving tasks")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3, help="how often each runs in each place of the order")
     parser.add_argument("--against", type=Path, help="another checkout to compare with")
     parser.add_argument("--only", choices=["role", "engine", "hook"], help="one of the figures")
     options = parser.parse_args()
@@ -400,9 +418,9 @@ def main() -> None:
     if options.only in (None, "role"):
         role_against_no_op(host, checkouts, options.rounds)
     if options.only in (None, "engine"):
-        engine_against_vfio_isolate(host, checkouts, options.rounds + 1)
+        engine_against_vfio_isolate(host, checkouts, options.rounds)
     if options.only in (None, "hook"):
-        hook_against_their_hook(host, checkouts, 2 * options.rounds + 1)
+        hook_against_their_hook(host, checkouts, options.rounds)
 
 
 if __name__ == "__main__":
