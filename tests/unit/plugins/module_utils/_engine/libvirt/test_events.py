@@ -88,7 +88,7 @@ def ring(kernel: FakeKernel, door: str, number: int, error: Exception) -> None:
     if door == "write":
         kernel.watch = count
     else:
-        kernel.read = read  # type: ignore[method-assign]
+        kernel.read = read  # type: ignore[method-assign] - a host that fails while it is read
 
 
 def test_domains_come_and_go() -> None:
