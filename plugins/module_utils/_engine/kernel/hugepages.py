@@ -17,10 +17,10 @@ from typing import List, Optional
 from ..errors import Skipped
 from .host import Host
 from .sysfs import Number
+from .topology import NODE
 
 # The name of the kind.
 HUGEPAGES = "memory.hugepages"
-NODE = "/sys/devices/system/node"
 
 
 class Hugepages(Number):

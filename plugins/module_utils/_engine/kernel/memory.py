@@ -17,9 +17,9 @@ from typing import Dict
 from ..errors import IsolationError
 from ..text.cpus import CpuSet, parse_list
 from .host import Host
+from .topology import NODE
 
 DROP = "/proc/sys/vm/drop_caches"
-NODE = "/sys/devices/system/node"
 
 
 class Memory:

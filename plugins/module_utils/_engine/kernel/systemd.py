@@ -17,6 +17,7 @@ from typing import List, Optional
 
 from ..errors import IsolationError
 from ..paths import RELOAD_DUE
+from ..text.cgroup_path import of_slice
 from ..text.cpus import format_list, parse_list
 from .host import Host
 from .kind import Kind
@@ -53,7 +54,7 @@ def unit_of(cgroup: str) -> Optional[str]:
 def place_of_slice(unit: str) -> Optional[str]:
     """The cgroup of a slice, such as /a.slice/a-b.slice, see systemd.slice(5); None if no slice has that name."""
     names = unit[: -len(".slice")].split("-")
-    return None if "" in names else "".join(f"/{'-'.join(names[: n + 1])}.slice" for n in range(len(names)))
+    return None if "" in names else of_slice(names)
 
 
 def _units(note: str) -> List[str]:

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Dict, Mapping
 
-from ..errors import IsolationError
 from ..planning.step_type import ArgumentSpec, StepType
 from ..planning.view import View
 from ..resources import Resources
-from ..text.cpus import CpuSet, format_list
-from ..text.nodes import parse_nodes
+from ..text.nodes import parse_nodes_or_all
 
 
 class CompactMemory(StepType):
@@ -26,27 +24,17 @@ class CompactMemory(StepType):
 
     def plan(self, arguments: Mapping[str, Any], view: View) -> None:
         """Check the nodes before anything is changed."""
-        _nodes(arguments, view.resources)
+        parse_nodes_or_all(arguments["nodes"], view.resources.memory.nodes())
 
     def act(self, arguments: Mapping[str, Any], resources: Resources) -> Dict[str, Any]:
         """Compact. Returns for each node the free blocks of the default huge page's size, before and after."""
-        nodes = sorted(_nodes(arguments, resources))
+        nodes = sorted(parse_nodes_or_all(arguments["nodes"], resources.memory.nodes()))
         before = resources.memory.huge_blocks()
         for node in nodes:
             resources.memory.compact(node)
         after = resources.memory.huge_blocks()
         blocks = [{"node": node, "before": before.get(node, 0), "after": after.get(node, 0)} for node in nodes]
         return {"free_huge_blocks": blocks}
-
-
-def _nodes(arguments: Mapping[str, Any], resources: Resources) -> CpuSet:
-    available = resources.memory.nodes()
-    if arguments["nodes"] is None:
-        return available
-    nodes = parse_nodes(arguments["nodes"], available, "nodes")
-    if not nodes:
-        raise IsolationError(f"nodes: no NUMA node is named; nodes with memory are {format_list(available)}")
-    return nodes
 
 
 STEP = CompactMemory()

@@ -16,8 +16,7 @@ from ..kernel.hugepages import HUGEPAGES
 from ..model import Address
 from ..planning.step_type import ArgumentSpec, StepType
 from ..planning.view import View
-from ..text.cpus import format_list
-from ..text.nodes import parse_nodes
+from ..text.nodes import parse_nodes_or_all
 
 UNITS = {"kB": 1, "K": 1, "M": 1 << 10, "G": 1 << 20}
 
@@ -40,11 +39,8 @@ class ReserveHugepages(StepType):
         pages = arguments["pages"]
         if pages < 1:
             raise IsolationError(f"pages: {pages} is not a number of pages; expected 1 or more")
-        available, reserved = view.resources.memory.nodes(), view.shared(Reserved)
-        nodes = available if arguments["nodes"] is None else parse_nodes(arguments["nodes"], available, "nodes")
-        if not nodes:
-            raise IsolationError(f"nodes: no NUMA node is named; nodes with memory are {format_list(available)}")
-        for node in sorted(nodes):
+        reserved = view.shared(Reserved)
+        for node in sorted(parse_nodes_or_all(arguments["nodes"], view.resources.memory.nodes())):
             address = Address(HUGEPAGES, f"node{node}/{_size(arguments['size'], node, view)}kB")
             reserved[address] = reserved.get(address, 0) + pages
             wanted = int(view.baseline(address)) + reserved[address]

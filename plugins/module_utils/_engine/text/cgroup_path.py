@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import os
-from typing import List
+from typing import List, Sequence
 
 from ..errors import IsolationError
 
@@ -33,6 +33,11 @@ def lineage(cgroup: str) -> List[str]:
     """A cgroup with all above it except the root, from the top down."""
     names = cgroup.strip("/").split("/")
     return ["/" + "/".join(names[: depth + 1]) for depth in range(len(names))]
+
+
+def of_slice(names: Sequence[str]) -> str:
+    """The cgroup of the slice whose name has these parts: /a.slice/a-b.slice of a, b; see systemd.slice(5)."""
+    return "".join(f"/{'-'.join(names[: depth + 1])}.slice" for depth in range(len(names)))
 
 
 def is_valid(path: str) -> bool:

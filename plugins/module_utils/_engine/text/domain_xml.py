@@ -16,6 +16,7 @@ from typing import Dict, List, NamedTuple, Tuple
 from xml.parsers import expat
 
 from ..errors import IsolationError
+from .cgroup_path import of_slice
 from .cpus import NONE, CpuSet, parse_list
 from .units import escape
 
@@ -114,8 +115,7 @@ class _Reader:
 
 def _slice(partition: str) -> str:
     """The cgroup of a resource partition: `/a/b` is a.slice/a-b.slice, see systemd.slice(5) and libvirt, cgroups."""
-    names = [escape(name) for name in partition.split("/") if name]
-    return "".join(f"/{'-'.join(names[: depth + 1])}.slice" for depth in range(len(names)))
+    return of_slice([escape(name) for name in partition.split("/") if name])
 
 
 def _cpus(attributes: Dict[str, str], where: str) -> CpuSet:

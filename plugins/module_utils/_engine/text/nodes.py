@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Optional, Sequence
 
 from ..errors import IsolationError
 from .cpus import CpuSet, format_list, parse_list
@@ -33,4 +33,12 @@ def parse_nodes(given: Any, available: CpuSet, option: str) -> CpuSet:
         raise IsolationError(
             f"{option}: there is no NUMA node {missing}; nodes with memory are {format_list(available)}"
         )
+    return nodes
+
+
+def parse_nodes_or_all(given: Optional[Sequence[str]], available: CpuSet) -> CpuSet:
+    """The NUMA nodes of the option `nodes`; all that are available if it is not given. Raises IsolationError."""
+    nodes = available if given is None else parse_nodes(given, available, "nodes")
+    if not nodes:
+        raise IsolationError(f"nodes: no NUMA node is named; nodes with memory are {format_list(available)}")
     return nodes

@@ -51,11 +51,14 @@ class Bookkeeping:
         """The journal without settings that no claim holds any more, and without threads that have ended.
 
         A setting that adds up and could not be restored while another claim lasts is held by that one, and goes with
-        it; so are settings that appear anew when it is restored.
+        it; so are those of its family that appear anew when it is restored.
         """
-        owed = {skip.address for skip in skips if self._adds_up(skip.address)}
-        if owed:
-            owed.update(address for address in journal.baseline if self._kind(address).rewritten_with_cpusets)
+        owed = {skip.address for skip in skips if self._kind(skip.address).adds_up}
+        families = {self._kind(address).family for address in owed}
+        for address in journal.baseline:
+            kind = self._kind(address)
+            if kind.rewritten_with_cpusets and kind.family in families:
+                owed.add(address)
         claims = {}
         for name, claim in journal.claims.items():
             holds = {*plan.holds[name], *owed, *claim.holds}
@@ -67,9 +70,6 @@ class Bookkeeping:
 
     def _is_request(self, address: Address) -> bool:
         return self._kind(address).records_request
-
-    def _adds_up(self, address: Address) -> bool:
-        return self._kind(address).adds_up
 
 
 def _holding(claim: Claim, more: Iterable[Address]) -> Claim:

@@ -155,6 +155,23 @@ def test_pages_in_use_at_a_revert_are_named_and_left_to_the_kernel() -> None:
         assert engine(kernel).inspect()[0].claims == {}
 
 
+def test_pages_in_use_are_owed_by_a_claim_that_lasts_and_nothing_else_is() -> None:
+    """When they are freed, nothing of systemd changes."""
+    with booted() as kernel:
+        before = kernel.snapshot()
+        engine(kernel).apply("lasts", whole_job("4-5", "slices"))
+        holds = engine(kernel).inspect()[0].claims["lasts"].holds
+        engine(kernel).apply(
+            "vm", [step("hugepages", pages=50, nodes=["0"]), step("cpuset", path="/x.slice", cpus="6")]
+        )
+        kernel.part(HugepagePools).in_use[POOL] = 20
+        engine(kernel).revert(["vm"])
+        assert engine(kernel).inspect()[0].claims["lasts"].holds == tuple(sorted({*holds, f"memory.hugepages:{POOL}"}))
+        kernel.part(HugepagePools).in_use[POOL] = 0
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
 def test_prior_of_a_single_step_leads_back() -> None:
     with booted() as kernel:
         before = kernel.snapshot()

@@ -14,6 +14,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cgroup
     is_within,
     lineage,
     normalized,
+    of_slice,
     parent_of,
 )
 from hypothesis import given
@@ -61,3 +62,8 @@ def test_an_option_with_such_a_path_is_refused_by_name(value: str) -> None:
     with pytest.raises(IsolationError) as error:
         from_option("target", value)
     assert str(error.value) == f"target: {value!r} is not the path of a cgroup"
+
+
+def test_a_slice_is_within_those_that_its_name_begins_with() -> None:
+    assert of_slice(["machine"]) == "/machine.slice"
+    assert of_slice(["a", "b", "c"]) == "/a.slice/a-b.slice/a-b-c.slice"

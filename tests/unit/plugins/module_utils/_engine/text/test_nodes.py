@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cpus import format_list
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.nodes import parse_nodes
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.nodes import parse_nodes, parse_nodes_or_all
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,3 +65,11 @@ def test_a_node_that_is_not_there_is_named_with_those_that_are(wanted: frozenset
         parse_nodes(format_list(wanted), available, "mems")
     missing, there = format_list(wanted - available), format_list(available)
     assert str(error.value) == f"mems: there is no NUMA node {missing}; nodes with memory are {there}"
+
+
+def test_all_nodes_are_meant_if_none_is_given_and_one_is_needed() -> None:
+    assert parse_nodes_or_all(None, SOME) == SOME
+    assert parse_nodes_or_all(["N0", "12"], SOME) == {0, 12}
+    for given_nodes in ([], [""]):
+        with pytest.raises(IsolationError, match=r"^nodes: no NUMA node is named; nodes with memory are 0-2,12$"):
+            parse_nodes_or_all(given_nodes, SOME)
