@@ -17,6 +17,7 @@ from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional
 
 from ._engine.entries import libvirt_hook, persistent_claim, runner
 from ._engine.errors import IsolationError
+from ._engine.kernel import code_cache  # noqa: F401 - MAIN needs it, and Ansible copies only what is imported
 from ._engine.paths import CLAIMS, DEFAULT, EVENTS_LOCK, HOOK, RUNNER, UNIT, domain_file
 from ._engine.text.units import escape
 
@@ -33,9 +34,13 @@ import os
 import sys
 from importlib import import_module
 
+from engine.kernel.code_cache import cache_imports
+
 # Virtual machines wait for this short run: no garbage collection, and no cleanup of the interpreter at the end.
 gc.disable()
+cache = cache_imports(os.path.dirname(__file__) + "/engine")
 code = import_module("engine.entries." + sys.argv[1]).main(sys.argv[2:])
+cache.save()
 sys.stdout.flush()
 sys.stderr.flush()  # buffered before Python 3.9 if it is a pipe
 os._exit(code)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ._zip_importer import compile_once
+from ._zip_importer import cache, compile_once
 
 compile_once()  # before the engine is imported
 
@@ -20,7 +20,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ._engine.errors import IsolationError
 from ._engine.kernel.host import Host
 from ._engine.model import Step
-from ._engine.paths import CLAIMS
+from ._engine.paths import CLAIMS, JOURNAL
 from ._engine.steps.catalog import STEPS, read_items
 from ._engine.transaction.engine import LOCK_TIMEOUT, Engine, Outcome
 
@@ -42,6 +42,8 @@ def run(arguments: Mapping[str, Any], call: Callable[[AnsibleModule, Engine], Di
         result = call(module, engine)
     except IsolationError as error:
         module.fail_json(msg=str(error))
+    if result["changed"] and not module.check_mode and engine.host.exists(JOURNAL):
+        cache.save()  # the next run, which mostly changes nothing, compiles nothing
     module.exit_json(**result)
 
 

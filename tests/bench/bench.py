@@ -5,11 +5,12 @@
 """The figures of `make bench`, each a ratio of medians of runs that alternate on one virtual host.
 
 1. The role's second run, which changes nothing, against a playbook of one task with a module that does nothing.
-2. The engine as a process on the host, without Ansible, against vfio-isolate, at the same job.
+2. The engine as it is installed on a host, without Ansible, against vfio-isolate, at the same job.
 3. What the hook of libvirt adds to the start of a VM (its event prepare), against the hook script of vfio-isolate's
    README, as little mended as makes it run.
 4. Natively, here: one look at the affinities of 5,000 threads.
-5. Which of the collection's modules the role's second run compiles on the host, and how long each takes.
+5. Which of the collection's modules the role's second run imports on the host, and how long each takes: compiled
+   there, as by a first run, and out of the cache.
 
 With `--against CHECKOUT`, another checkout of this project (of before a change, say) takes part in the first three, in
 alternation, and the ratios to it are printed as well.
@@ -150,12 +151,8 @@ setsid sh -c 'sleep 100000 | /opt/isolation/programs/sleepers {TASKS} > /run/sle
 echo $$ > {CPUSET}/tasks
 until grep -q ready /run/sleepers; do sleep 0.2; done
 """
-# As the installed runner is started: it ends too soon to look for garbage.
-RUNNER = (
-    "cd /opt/isolation && python3 -E -S -c 'import gc, runpy; gc.disable();"
-    ' runpy.run_module("{}", run_name="__main__", alter_sys=True)\''
-)
 INSTALLED = "/usr/local/lib/vfio-isolation"
+CODE = "/run/vfio-isolation/code"
 HOOK = "/etc/libvirt/hooks/qemu.d/vfio-isolation"
 
 
@@ -165,10 +162,12 @@ class Checkout:
     def __init__(self, name: str, root: Path) -> None:
         self.name = name
         self.root = root
-        self.folder = "module_utils" if root == ROOT else name
+        # Two are installed beside each other.
+        self.installed = INSTALLED if root == ROOT else f"{INSTALLED}-{name}"
+        self.hook = HOOK if root == ROOT else f"/opt/hook-{name}"
         # Up to 0.1.0, the engine's files lay flat in module_utils.
         is_flat = not (root / "plugins" / "module_utils" / "_engine").exists()
-        self.runner = RUNNER.format(f"{self.folder}.{'_runner' if is_flat else '_engine.entries.runner'}")
+        self.runner = f"/usr/bin/python3 -I -S {self.installed} {'_runner' if is_flat else 'runner'}"
         link = root / ".cache" / "collections" / "ansible_collections" / "vfio" / "isolation"
         if not link.exists():
             link.parent.mkdir(parents=True, exist_ok=True)
@@ -251,24 +250,41 @@ def role_against_no_op(host: VirtualHost, checkouts: list[Checkout], rounds: int
     report_all(spent, checkouts[0].name)
     if len(checkouts) > 1:
         report(f"before: {what}, against a no-op playbook", spent[what]["before"], spent[what]["a no-op playbook"])
-    compiled_modules(host)
-    on_host(host, checkouts[0].runner, {"do": "revert"})
+    imported_modules(host)
+    play(host, "playbooks/revert.yml")
 
 
-def compiled_modules(host: VirtualHost) -> None:
+def imported_modules(host: VirtualHost) -> None:
     """The fifth figure."""
     play(host, "playbooks/isolate.yml", ANSIBLE_KEEP_REMOTE_FILES="1")
     newest = "ls -t /root/.ansible/tmp/*/AnsiballZ_transaction.py | head -n 1"
-    done = host.run(f"python3 -X importtime $({newest})", timeout=300)
     pattern = r"import time:\s+(\d+) \|\s+\d+ \|\s+ansible_collections\.vfio\.isolation\.plugins\.(\S+)"
-    rows = sorted(((int(spent), name) for spent, name in re.findall(pattern, done.stdout)), reverse=True)
-    assert rows, done.stdout
-    print(
-        f"compiled on the host by the role's second run: {len(rows)} modules, {sum(r[0] for r in rows) / 1000:.0f} ms"
-    )
-    for spent, name in rows:
-        print(f"  {spent / 1000:6.1f} ms  {name}")
+    for how, before, after in (
+        ("compiled on the host", f"mv {CODE} {CODE}.away", f"mv {CODE}.away {CODE}"),
+        ("imported out of the cache", "true", "true"),
+    ):
+        done = host.run(f"{before}; python3 -X importtime $({newest}); {after}", timeout=300)
+        rows = sorted(((int(spent), name) for spent, name in re.findall(pattern, done.stdout)), reverse=True)
+        assert rows, done.stdout
+        print(f"the role's second run, {how}: {len(rows)} modules, {sum(row[0] for row in rows) / 1000:.0f} ms")
+        for spent, name in rows:
+            print(f"  {spent / 1000:6.1f} ms  {name}")
     host.run("rm -rf /root/.ansible/tmp")
+
+
+def install(host: VirtualHost, checkouts: list[Checkout]) -> None:
+    """Install the runner of each checkout, and its hook, which isolates for every domain."""
+    everything = ROOT / ".cache" / "bench" / "everything.json"
+    everything.write_text(json.dumps({"libvirt_hook_default": {}}))
+    for checkout in reversed(checkouts):  # this one last, in its place
+        play(host, "playbooks/libvirt_hook.yml", "-e", f"@{everything}", root=checkout.root)
+        if checkout.root != ROOT:
+            done = host.run(
+                f"rm -rf {checkout.installed}; mv {INSTALLED} {checkout.installed};"
+                f" sed 's,{INSTALLED},{checkout.installed},' {HOOK} > {checkout.hook};"
+                f" chmod +x {checkout.hook}; rm {HOOK}"
+            )
+            assert done.returncode == 0, done.stdout
 
 
 def engine_against_vfio_isolate(host: VirtualHost, checkouts: list[Checkout], rounds: int) -> None:
@@ -301,20 +317,7 @@ def hook_against_their_hook(host: VirtualHost, checkouts: list[Checkout], rounds
     """The third figure."""
     done = host.run(INSTALL_THEIRS)
     assert done.returncode == 0, done.stdout
-    everything = ROOT / ".cache" / "bench" / "everything.json"
-    everything.write_text(json.dumps({"libvirt_hook_default": {}}))
-    hooks = {}
-    for checkout in reversed(checkouts):  # the first is installed last, in its place
-        play(host, "playbooks/libvirt_hook.yml", "-e", f"@{everything}", root=checkout.root)
-        hooks[checkout.name] = HOOK
-        if checkout is not checkouts[0]:
-            hooks[checkout.name] = f"/opt/hook-{checkout.name}"
-            done = host.run(
-                f"rm -rf {INSTALLED}-{checkout.name}; mv {INSTALLED} {INSTALLED}-{checkout.name};"
-                f" sed 's,{INSTALLED},&-{checkout.name},' {HOOK} > {hooks[checkout.name]};"
-                f" chmod +x {hooks[checkout.name]}; rm {HOOK}"
-            )
-            assert done.returncode == 0, done.stdout
+    hooks = {checkout.name: checkout.hook for checkout in checkouts}
     hooks["vfio-isolate"] = "/opt/their-hook"
     host.run("cat > /run/bench.xml", given=f"{DOMAIN}</cputune></domain>".encode())
     host.run("systemctl start machine.slice")  # as it is where libvirt runs
@@ -328,10 +331,9 @@ def hook_against_their_hook(host: VirtualHost, checkouts: list[Checkout], rounds
 
     contenders = {name: functools.partial(start_and_end, hook) for name, hook in hooks.items()}
     report_all(alternate(contenders, rounds), checkouts[0].name)
-    play(host, "playbooks/libvirt_hook.yml", "-e", "libvirt_hook_state=absent")
 
 
-def ten_thousand_tasks(host: VirtualHost, rounds: int) -> None:
+def ten_thousand_tasks(host: VirtualHost, runner: str, rounds: int) -> None:
     """The figures of `--tasks`."""
     done = host.run(READY, timeout=300)
     assert done.returncode == 0, done.stdout
@@ -341,7 +343,7 @@ def ten_thousand_tasks(host: VirtualHost, rounds: int) -> None:
     kernel: dict[str, list[float]] = {"C": [], "C back": []}
     for _round in range(rounds):
         for name, request, place in (("ours", move, "to"), ("our revert", {"do": "revert"}, "from")):
-            spent[name].append(on_host(host, Checkout("ours", ROOT).runner, request))
+            spent[name].append(on_host(host, runner, request))
             _all_in(host, place)
         for name, arguments, place in (
             ("theirs", "-u /run/undo move-tasks /from /to", "to"),
@@ -406,12 +408,12 @@ def main() -> None:
     checkouts = [Checkout("ours", ROOT)]
     if options.against:
         checkouts.append(Checkout("before", options.against.resolve()))
-    folders = {checkout.folder: checkout.root / "plugins" / "module_utils" for checkout in checkouts}
-    host.put({**folders, "programs": programs()}, "/opt/isolation")
+    host.put({"programs": programs()}, "/opt/isolation")
     host.put({".": ROOT / ".cache" / "bench" / "theirs"}, "/opt/theirs")
     host.run("systemctl stop irqbalance")
+    install(host, checkouts)
     if options.tasks:
-        ten_thousand_tasks(host, options.rounds + 1)
+        ten_thousand_tasks(host, checkouts[0].runner, options.rounds + 1)
         return
     if options.only is None:
         five_thousand_threads()
@@ -421,6 +423,7 @@ def main() -> None:
         engine_against_vfio_isolate(host, checkouts, options.rounds)
     if options.only in (None, "hook"):
         hook_against_their_hook(host, checkouts, options.rounds)
+    play(host, "playbooks/libvirt_hook.yml", "-e", "libvirt_hook_state=absent")
 
 
 if __name__ == "__main__":

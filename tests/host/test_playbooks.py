@@ -21,9 +21,22 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def play(host: VirtualHost, playbook: str, *arguments: str, as_json: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run a playbook against the virtual host."""
-    environment = dict(os.environ)
+# Runs a module of Ansible, and prints the files that it compiles.
+COMPILED = """
+import runpy, sys
+def print_compiled(event, given):
+    if event == "compile" and given[1]:
+        print(given[1], file=sys.stderr)
+sys.addaudithook(print_compiled)
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+def play(
+    host: VirtualHost, playbook: str, *arguments: str, as_json: bool = False, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a playbook against the virtual host, with environment variables."""
+    environment = {**os.environ, **variables}
     if as_json:
         environment.update(ANSIBLE_STDOUT_CALLBACK="ansible.posix.json")
     return subprocess.run(
@@ -104,6 +117,34 @@ def test_one_claim_is_one_task(host: VirtualHost) -> None:
     steps = host.run("cat /run/vfio-isolation/journal.json").stdout
     names = [step["name"] for step in json.loads(steps)["claims"]["host"]["steps"]]
     assert names == ["drop_caches", "cpu_governor", "reserve_cpus", "compact_memory", "irq_affinity"]
+
+
+def test_what_was_compiled_is_kept_as_long_as_there_is_a_claim(host: VirtualHost) -> None:
+    """A second run compiles nothing. A damaged cache costs time only. Without a change, nothing is saved."""
+    cache = "/run/vfio-isolation/code"
+    vm_cpus = ("-e", "isolate_vm_cpus=4-7")
+    status = f"stat -c '%a %u %Y' {cache}"
+    play(host, "playbooks/isolate.yml", *vm_cpus, "--check")
+    assert host.run(f"test -e {cache}").returncode != 0
+    play(host, "playbooks/isolate.yml", *vm_cpus)
+    written = host.run(status).stdout
+    assert written.startswith("600 0 "), written
+
+    kept = host.run(f"touch -d @1 {cache}; sha256sum {cache}").stdout
+    again = play(host, "playbooks/isolate.yml", *vm_cpus, ANSIBLE_KEEP_REMOTE_FILES="1")
+    assert "changed=0" in again.stdout, again.stdout
+    assert host.run(status).stdout == "600 0 1\n" and host.run(f"sha256sum {cache}").stdout == kept
+    module = host.run("ls -t /root/.ansible/tmp/*/AnsiballZ_transaction.py | head -n 1").stdout.strip()
+    done = host.run(f"python3 - {module} 2>&1; rm -rf /root/.ansible/tmp", given=COMPILED.encode())
+    compiled = {line.rpartition("module_utils/")[2] for line in done.stdout.splitlines() if "/vfio/isolation/" in line}
+    assert "_zip_importer.py" in compiled, done.stdout
+    assert not [name for name in compiled if "/steps/" in name or "/transaction/" in name], compiled
+
+    host.run(f"echo damaged > {cache}")
+    again = play(host, "playbooks/isolate.yml", *vm_cpus)
+    assert "changed=0" in again.stdout and host.run(f"cat {cache}").stdout == "damaged\n", again.stdout
+    play(host, "playbooks/revert.yml")
+    assert host.run(f"test -e {cache}").returncode != 0
 
 
 def test_role_variables(host: VirtualHost) -> None:

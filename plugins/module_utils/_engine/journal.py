@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Set, Tuple
 from .arguments import check_claim
 from .errors import IsolationError
 from .model import Address, Claim, Journal, Step
-from .paths import JOURNAL, LOCK
+from .paths import CODE, JOURNAL, LOCK
 from .resources import Resources
 from .text.cpus import parse_list
 
@@ -121,6 +121,7 @@ class JournalFile:
         """Make the journal durable; without a claim there is nothing to keep, and the file is removed."""
         if not journal.claims:
             self._host.remove(JOURNAL)
+            self._host.remove(CODE)
             return
         self._check(journal.baseline)  # what could not be read back must never be written
         content = {

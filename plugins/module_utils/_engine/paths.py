@@ -16,6 +16,7 @@ LOCK = f"{RUN}/lock"
 EVENTS_LOCK = f"{RUN}/libvirt.lock"
 IRQBALANCE_SENT = f"{RUN}/irqbalance-sent"  # the last ban, which irqbalance does not show at once
 RELOAD_DUE = f"{RUN}/daemon-reload-due"  # units whose drop-ins were removed
+CODE = f"{RUN}/code"  # what Ansible's modules have compiled, for as long as there is a claim
 LISTS_TO_WRITE_BACK = f"{RUN}/lists-to-write-back"  # of cgroups whose controller is switched off for a moment
 
 # What is configured without Ansible.

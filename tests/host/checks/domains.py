@@ -40,7 +40,6 @@ def install(*named: str, default: dict[str, Any] | None = None, **domains: dict[
     configured = {**{name: {} for name in named}, **domains}
     at_end(lambda: Installation(Host(), check=False).unhook())
     Installation(Host(), check=False).hook(hook_files(configured, default, PYTHON))
-    sh(f"{PYTHON} -m compileall -q {RUNNER}")
 
 
 def xml(name: str, pins: str, emulator: str = "", inside: str = "", vcpu: str = "<vcpu>{}</vcpu>") -> str:
