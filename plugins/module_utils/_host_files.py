@@ -32,14 +32,13 @@ MAIN = """\
 import gc
 import os
 import sys
-from importlib import import_module
 
 from engine.kernel.code_cache import cache_imports
 
 # Virtual machines wait for this short run: no garbage collection, and no cleanup of the interpreter at the end.
 gc.disable()
 cache = cache_imports(os.path.dirname(__file__) + "/engine")
-code = import_module("engine.entries." + sys.argv[1]).main(sys.argv[2:])
+code = __import__("engine.entries." + sys.argv[1], fromlist=["main"]).main(sys.argv[2:])
 cache.save()
 sys.stdout.flush()
 sys.stderr.flush()  # buffered before Python 3.9 if it is a pipe

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Tuple
 
 from ..errors import IsolationError
 from ..kernel.cgroup import FLAGS
@@ -27,17 +27,10 @@ from ..text.cgroup_path import lineage, parent_of
 from ..text.cpus import CpuSet, format_list
 from .view import View
 
-
-class _List(NamedTuple):
-    """One of a cgroup's two lists: its kind, and the kind and name of systemd's property for it."""
-
-    kind: str
-    drop_in: str
-    prop: str
-
-
-_CPUS = _List(CPUS, ALLOWED_CPUS, "AllowedCPUs")
-_MEMS = _List(MEMS, ALLOWED_MEMORY_NODES, "AllowedMemoryNodes")
+# A cgroup's two lists: the kind, and the kind and name of systemd's property for it.
+_List = Tuple[str, str, str]
+_CPUS: _List = (CPUS, ALLOWED_CPUS, "AllowedCPUs")
+_MEMS: _List = (MEMS, ALLOWED_MEMORY_NODES, "AllowedMemoryNodes")
 
 
 def narrow(view: View, cgroup: str, cpus: CpuSet) -> None:
@@ -52,14 +45,14 @@ def place_memory(view: View, cgroup: str, nodes: CpuSet) -> None:
 
 def _assign(view: View, cgroup: str, what: _List, value: str) -> None:
     need(view, cgroup)
+    kind, drop_in, prop = what
     cgroups, systemd = view.resources.cgroups, view.resources.systemd
     if not value and not cgroups.inherits:
-        value = view.get(Address(what.kind, parent_of(cgroup)))
-    view.assign(Address(what.kind, cgroup), value)
+        value = view.get(Address(kind, parent_of(cgroup)))
+    view.assign(Address(kind, cgroup), value)
     unit = cgroups.owner(cgroup)
     if unit:
-        overruled = systemd.overruled(unit, what.prop)
-        view.assign(Address(what.drop_in, unit), value + OVERRIDDEN if overruled else value)
+        view.assign(Address(drop_in, unit), value + OVERRIDDEN if systemd.overruled(unit, prop) else value)
 
 
 def need(view: View, cgroup: str) -> None:

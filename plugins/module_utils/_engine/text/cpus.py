@@ -22,7 +22,7 @@ NONE: CpuSet = frozenset()
 LIMIT = 1 << 16
 
 _RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18})(?::(\d{1,9})/(\d{1,9}))?)?\Z", re.ASCII)
-_MASK = re.compile(r"(?:[0-9A-Fa-f]+(?:,[0-9A-Fa-f]+)*)?\Z")
+_MASK = r"(?:[0-9A-Fa-f]+(?:,[0-9A-Fa-f]+)*)?\Z"  # compiled when it is first used: few runs read a mask
 
 
 def is_number(text: str) -> bool:
@@ -80,7 +80,7 @@ def parse_mask(text: str) -> CpuSet:
     Raises ValueError with what was expected.
     """
     text = text.strip()
-    if not _MASK.match(text) or len(text.replace(",", "")) > LIMIT // 4:
+    if not re.match(_MASK, text) or len(text.replace(",", "")) > LIMIT // 4:
         raise ValueError("expected a CPU mask such as ff,ffffffff")
     bits = int(text.replace(",", "") or "0", 16)
     return frozenset(n for n in range(bits.bit_length()) if bits >> n & 1)
