@@ -17,7 +17,7 @@ from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional
 
 from ._engine.entries import libvirt_hook, persistent_claim, runner
 from ._engine.errors import IsolationError
-from ._engine.kernel import code_cache  # noqa: F401 - MAIN needs it, and Ansible copies only what is imported
+from ._engine.kernel import code_cache
 from ._engine.paths import CLAIMS, DEFAULT, EVENTS_LOCK, HOOK, RUNNER, UNIT, domain_file
 from ._engine.text.units import escape
 
@@ -33,7 +33,7 @@ import gc
 import os
 import sys
 
-from engine.kernel.code_cache import cache_imports
+from engine.kernel.{cache} import cache_imports
 
 # Virtual machines wait for this short run: no garbage collection, and no cleanup of the interpreter at the end.
 gc.disable()
@@ -101,7 +101,7 @@ class Difference(NamedTuple):
 def runner_files() -> Dict[str, File]:
     """The host runner: the engine as a package, and what starts its entries."""
     engine = {f"{RUNNER}/engine/{name}": File(text) for name, text in _sources().items()}
-    return {**engine, f"{RUNNER}/__main__.py": File(MAIN.format(runner=RUNNER))}
+    return {**engine, f"{RUNNER}/__main__.py": File(MAIN.format(runner=RUNNER, cache=_name(code_cache)))}
 
 
 def hook_files(
@@ -127,8 +127,8 @@ def claim_file(claim: str) -> str:
     return f"{CLAIMS}/{escape(claim)}.json"
 
 
-def _name(entry: ModuleType) -> str:
-    return entry.__name__.rpartition(".")[2]
+def _name(module: ModuleType) -> str:
+    return module.__name__.rpartition(".")[2]
 
 
 def _json(content: Mapping[str, Any]) -> File:
