@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Set, Tuple
 
 from .arguments import check_claim
@@ -22,7 +23,16 @@ from .paths import CODE, JOURNAL, LOCK
 from .resources import Resources
 from .text.cpus import parse_list
 
-FORMAT = 1
+# The format that is written, and the oldest version of this file that can read it. A version that only adds fields
+# raises the first: older ones keep what they do not know. One that changes what a field means raises both.
+# 1 (of 0.1.0's first builds) did not record what was granted; claims of such a journal are evaluated again.
+FORMAT, READER = 2, 2
+VERSION = "0.1.0"  # of this collection
+KNOWN = {"format", "reader", "version", "boot_id", "kept_off", "refused", "claims", "baseline"}
+KNOWN_OF_CLAIM = {"steps", "holds", "maker"}
+# What was granted is a list of CPUs or NUMA nodes, except for these options: an interrupt a line, with its handlers,
+# and names with commas between them.
+NOT_LISTS = {"irqs": r"(?:[0-9]{1,18} [^\n]*(?:\n|\Z))*\Z", "policies": r"(?:policy[0-9]{1,9}(?:,|\Z))*\Z"}
 
 
 class JournalFile:
@@ -71,8 +81,7 @@ class JournalFile:
             return Journal({}, {})
         try:
             content = json.loads(text)
-            if content["format"] != FORMAT:
-                raise self._foreign(f"its format is {content['format']!r}, this version reads {FORMAT}")
+            self._check_format(content)
             if content["boot_id"] != self._host.boot_id():
                 self.warning = f"the journal {JOURNAL} was from another boot, whose settings are gone: it was discarded"
                 return Journal({}, {})
@@ -81,6 +90,20 @@ class JournalFile:
             raise self._foreign(f"it cannot be read ({type(error).__name__}: {error})") from error
         except IsolationError as error:
             raise error if str(error).startswith(JOURNAL) else self._foreign(str(error)) from error
+
+    def _check_format(self, content: Any) -> None:
+        written, reader = content["format"], content.get("reader", content["format"])
+        if not all(
+            isinstance(number, int) and not isinstance(number, bool) and number > 0 for number in (written, reader)
+        ):
+            raise self._foreign(f"its format is {written!r}, for readers of {reader!r}")
+        if reader > FORMAT:
+            version = content.get("version")
+            by = f"version {version} of vfio.isolation" if isinstance(version, str) else "a newer version"
+            raise IsolationError(
+                f"{JOURNAL} was written by {by}, in format {written}; this is {VERSION}, which reads up to {FORMAT}."
+                " Nothing was changed. Use that version or a newer one: settings are to be restored from this file"
+            )
 
     def _parse(self, content: Any) -> Journal:
         claims: Dict[str, Claim] = {}
@@ -92,18 +115,32 @@ class JournalFile:
             except IsolationError as error:
                 raise IsolationError(f"claim {name!r}: {error}") from error
             holds = tuple(self._address(address) for address in claim["holds"])
-            claims[name] = Claim(steps, holds, str(claim.get("maker", "")))
+            granted = tuple(self._granted(step.get("granted", {})) for step in claim["steps"])
+            unknown = {key: value for key, value in claim.items() if key not in KNOWN_OF_CLAIM}
+            claims[name] = Claim(steps, holds, str(claim.get("maker", "")), granted if any(granted) else (), unknown)
         baseline = dict(self._resources.parse(address, value) for address, value in content["baseline"].items())
         self._checked.update(baseline.items())
         skips = {self._address(address): str(reason) for address, reason in content["refused"].items()}
         parse_list(content["kept_off"])
-        return Journal(baseline, claims, content["kept_off"], skips)
+        unknown = {key: value for key, value in content.items() if key not in KNOWN}
+        return Journal(baseline, claims, content["kept_off"], skips, unknown)
+
+    @staticmethod
+    def _granted(given: Any) -> Dict[str, str]:
+        for option, value in given.items():
+            if not isinstance(value, str):
+                raise IsolationError(f"granted {option!r} is {value!r}")
+            if option not in NOT_LISTS:
+                parse_list(value)
+            elif not re.match(NOT_LISTS[option], value):
+                raise IsolationError(f"granted {option!r} is {value!r}")
+        return dict(given)
 
     @staticmethod
     def _foreign(why: str) -> IsolationError:
         return IsolationError(
-            f"{JOURNAL} cannot be trusted: {why}. Nothing was changed. Inspect it, and remove it if you do not need it;"
-            " a reboot removes it and resets the host, too"
+            f"{JOURNAL} cannot be trusted: {why}. Nothing was changed. Settings are to be restored from this file:"
+            " repair it, or reboot the host, which resets them and removes the file"
         )
 
     def _address(self, text: str) -> Address:
@@ -125,13 +162,20 @@ class JournalFile:
             return
         self._check(journal.baseline)  # what could not be read back must never be written
         content = {
+            **journal.unknown,
             "format": FORMAT,
+            "reader": READER,
+            "version": VERSION,
             "boot_id": self._host.boot_id(),
             "kept_off": journal.kept_off,
             "refused": journal.permanent_skips,
             "claims": {
                 name: {
-                    "steps": [step._asdict() for step in claim.steps],
+                    **claim.unknown,
+                    "steps": [
+                        {**step._asdict(), "granted": claim.granted_to(position)}
+                        for position, step in enumerate(claim.steps)
+                    ],
                     "holds": claim.holds,
                     "maker": claim.created_by,
                 }

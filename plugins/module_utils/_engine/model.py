@@ -37,6 +37,7 @@ class Address(str):
 
 
 Values = Mapping[Address, str]
+Granted = Mapping[str, str]
 
 
 def of_kind(addresses: Iterable[Address], kind: str) -> Iterator[str]:
@@ -55,11 +56,18 @@ class Claim(NamedTuple):
     """What one owner wants: its steps, and the addresses that they set so far.
 
     `created_by` is empty, or names the program that made the claim: nobody else changes it, but anybody may revert it.
+    `granted` has for each step what its options came to, by the option: `{"cpus": "4-7"}`.
     """
 
     steps: Tuple[Step, ...]
     holds: Tuple[Address, ...]
     created_by: str = ""
+    granted: Tuple[Granted, ...] = ()
+    unknown: Mapping[str, Any] = {}  # what a later version has written about it
+
+    def granted_to(self, position: int) -> Granted:
+        """What was granted to a step; nothing if the claim was made before that was recorded."""
+        return self.granted[position] if position < len(self.granted) else {}
 
 
 class Journal(NamedTuple):
@@ -69,6 +77,7 @@ class Journal(NamedTuple):
     claims: Dict[str, Claim]
     kept_off: str = ""  # CPUs that threads of the root cgroup are kept off, as a CPU list
     permanent_skips: Mapping[Address, str] = {}  # with the reason: later runs do not try them again
+    unknown: Mapping[str, Any] = {}  # what a later version has written
 
 
 class Change(NamedTuple):

@@ -14,7 +14,7 @@ from ..errors import IsolationError
 from ..model import Claim, Step
 from ..strategy import choose
 from ..text.cgroup_path import is_within, normalized
-from ..text.cpus import NONE, CpuSet, format_list
+from ..text.cpus import NONE, CpuSet, format_list, parse_list
 from ..text.domain_xml import PIN_VCPUS, Domain
 from ..text.expression import Expression, evaluate, is_given
 from ..text.topology import Topology
@@ -108,13 +108,13 @@ def lasting_partition(around: HostContext, cgroup: str, creators: Sequence[str])
     """The CPUs of the partition that a cgroup is in and that must stay: it was requested, or another creator's."""
     found = NONE
     for claim in reserving(around.claims, cgroup).values():
-        for step in claim.steps:
+        for position, step in enumerate(claim.steps):
             if not _reserves(step, cgroup):
                 continue
             asked, path = step.arguments["strategy"], _path(step)
             is_partition = choose(asked, around.version, around.release, path)[0] == "partition"
             if is_partition and (asked == "partition" or claim.created_by not in creators):
-                found |= _cpus_of(step, around)
+                found |= _cpus_of(claim, position, around)
     return found
 
 
@@ -156,15 +156,25 @@ def _relax(step: Step, around: HostContext, emulators: bool) -> Step:
 
 def _taken(around: HostContext) -> CpuSet:
     """The CPUs of the other claims."""
-    steps = [step for claim in around.claims.values() for step in claim.steps if step.name == "reserve_cpus"]
-    return NONE.union(*(_cpus_of(step, around) for step in steps))
-
-
-def _cpus_of(step: Step, around: HostContext) -> CpuSet:
-    """The CPUs that a step reserves, offline or not."""
-    given = (step.arguments[option] for option in ("cpus", "emulator_cpus"))
-    found = (evaluate(one, around.topology, "cpus", must_be_online=False) for one in given if is_given(one))
+    found = (
+        _cpus_of(claim, position, around)
+        for claim in around.claims.values()
+        for position, step in enumerate(claim.steps)
+        if step.name == "reserve_cpus"
+    )
     return NONE.union(*found)
+
+
+def _cpus_of(claim: Claim, position: int, around: HostContext) -> CpuSet:
+    """The CPUs that a step reserves, offline or not: as granted, or as evaluated if that was not recorded."""
+    granted, found = claim.granted_to(position), NONE
+    for option in ("cpus", "emulator_cpus"):
+        given = claim.steps[position].arguments[option]
+        if option in granted:
+            found |= parse_list(granted[option])
+        elif is_given(given):
+            found |= evaluate(given, around.topology, option, must_be_online=False)
+    return found
 
 
 def _given(expression: Expression, around: HostContext, option: str) -> CpuSet:

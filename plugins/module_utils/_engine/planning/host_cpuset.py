@@ -16,7 +16,7 @@ from ..model import Address
 from ..strategy import Reservation
 from ..text import cgroup_path
 from ..text.cgroup_path import is_within, parent_of
-from ..text.cpus import CpuSet
+from ..text.cpus import CpuSet, format_list, parse_list
 from ..text.expression import is_given
 from ..text.nodes import parse_nodes
 from .cpusets import narrow, place_memory
@@ -62,7 +62,8 @@ def _nodes(view: View, given: Any, reservation: Reservation, host: CpuSet) -> Cp
     """The NUMA nodes of the host's memory: as given, or those of its CPUs."""
     available = view.resources.memory.nodes()
     if is_given(given):
-        reservation.host_nodes |= parse_nodes(given, available, "host_mems")
+        named = view.grant("host_mems", lambda: format_list(parse_nodes(given, available, "host_mems")))
+        reservation.host_nodes |= parse_list(named)
     if reservation.host_nodes:  # also if another claim named them
         return reservation.host_nodes
     own = frozenset(node for node, cpus in view.resources.topology.nodes().items() if cpus & host)

@@ -11,14 +11,28 @@ A plan only reads and assigns here, so it is a pure function of the host's state
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple, Type, TypeVar
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Set,
+    Tuple,
+    Type,
+    TypeVar,
+)
 
+from ..errors import IsolationError
 from ..kernel.cpuset import EXISTS, TASK_CGROUP
 from ..kernel.task import Task, TaskId, read_task
-from ..model import Address, Claim, Journal, Skips, Values, of_kind
+from ..model import Address, Claim, Granted, Journal, Skips, Values, of_kind
 from ..resources import Resources
 from ..text.cgroup_path import parent_of
-from ..text.cpus import NONE, CpuSet, parse_list
+from ..text.cpus import NONE, CpuSet, format_list, parse_list
 from ..text.expression import Expression, evaluate, is_given
 
 T = TypeVar("T")
@@ -47,8 +61,20 @@ class Sweep(NamedTuple):
 class View:
     """Planned values over restored ones over actual ones."""
 
-    def __init__(self, resources: Resources, journal: Journal, claims: Mapping[str, Claim], restored: Values) -> None:
+    def __init__(
+        self,
+        resources: Resources,
+        journal: Journal,
+        claims: Mapping[str, Claim],
+        restored: Values,
+        applied: Optional[str] = None,
+    ) -> None:
+        """`applied` is the claim whose options are to be evaluated on this host, though it may have been made before.
+
+        The others stand for what was granted to them.
+        """
         self.resources = resources
+        self.applied = applied
         self.journal = journal
         self.claims = claims
         self.restored = restored  # saved values that settings start from, instead of their actual ones
@@ -61,6 +87,7 @@ class View:
         self.warnings: List[str] = []
         # Whether the step being planned belongs to a claim that was applied before.
         self.was_applied = False
+        self.granted: Dict[str, Dict[int, Dict[str, str]]] = {}  # by claim, and position of the step
         self.sweeps: Dict[str, Sweep] = {}  # by the cgroup that is swept
         self.returns: Dict[str, Sweep] = {}  # the same, for tasks that leaving claims moved there
         self.following: Set[Address] = set()  # settings that are restored along with others, whatever else may change
@@ -118,9 +145,53 @@ class View:
     def evaluate(self, expression: Expression, option: str) -> CpuSet:
         """The CPUs of an option of the step that is being planned.
 
-        A CPU that went offline since a claim was made is no reason to forget the claim.
+        A CPU that went offline since a claim was made is no reason to forget it.
         """
-        return evaluate(expression, self.resources.topology, option, must_be_online=not self.was_applied)
+        topology = self.resources.topology
+
+        def now() -> str:
+            return format_list(evaluate(expression, topology, option, must_be_online=not self.was_applied))
+
+        cpus = parse_list(self.grant(option, now))
+        gone = parse_list(self.granted_before().get(option, "")) - topology.online()
+        if gone - cpus:
+            cpus |= gone
+            self.grant(option, lambda: format_list(cpus), anew=True)
+        return cpus
+
+    def grant(self, option: str, now: Callable[[], str], anew: bool = False) -> str:
+        """What an option of the step that is being planned comes to.
+
+        That is what it came to when its claim was made, or what it comes to `now` if that was not recorded, or if the
+        claim is being applied: then what was granted counts if `now` raises IsolationError.
+        """
+        before = {} if anew else self.granted_before()
+        if option in before and self.author.claim != self.applied:
+            value = before[option]
+        else:
+            try:
+                value = now()
+            except IsolationError as error:
+                if option not in before:
+                    raise
+                value = before[option]
+                self.warnings.append(
+                    f"claim {self.author.claim}, step {self.author.position + 1} ({self.author.step}) keeps {option}"
+                    f" {value}, as they cannot be evaluated now: {error}"
+                )
+        self.granted.setdefault(self.author.claim, {}).setdefault(self.author.position, {})[option] = value
+        return value
+
+    def granted_before(self) -> Granted:
+        """What was granted to the step that is being planned when its claim was made."""
+        claim = self.claims.get(self.author.claim)
+        return claim.granted_to(self.author.position) if claim else {}
+
+    def granted_to(self, name: str, claim: Claim) -> Tuple[Granted, ...]:
+        """What is granted to the steps of a claim, by this plan or before it."""
+        found = self.granted.get(name, {})
+        granted = tuple({**claim.granted_to(i), **found.get(i, {})} for i in range(len(claim.steps)))
+        return granted if any(granted) else ()
 
     def evaluate_optional(self, expression: Any, option: str) -> CpuSet:
         """The same for an option that may be empty: then the set is empty."""

@@ -33,7 +33,9 @@ class CpuGovernor(StepType):
         governor = arguments["governor"]
         cpus = view.evaluate(arguments["cpus"], "cpus")
         cpufreq = view.resources.cpufreq
-        policies = [name for name, own in cpufreq.policies() if own & cpus]
+        # A policy whose CPUs are all offline names none of them.
+        granted = view.grant("policies", lambda: ",".join(name for name, own in cpufreq.policies() if own & cpus))
+        policies = [name for name in granted.split(",") if name]
         if not policies:
             sentence = f"CPUs {format_list(cpus)} have no cpufreq policy: this kernel does not control their frequency"
             if arguments["if_unsupported"] == "fail":
@@ -41,7 +43,8 @@ class CpuGovernor(StepType):
             view.skips.add(Address(GOVERNOR), sentence)
         for policy in policies:
             offered = cpufreq.governors(policy)
-            if governor not in offered and not cpufreq.loadable(governor):
+            is_offline = view.was_applied and not offered
+            if governor not in offered and not is_offline and not cpufreq.loadable(governor):
                 raise IsolationError(
                     f"governor: {policy} has no governor {governor!r}, and the kernel has no module cpufreq_{governor};"
                     f" there are {', '.join(offered)}"

@@ -20,7 +20,7 @@ from ..planning.tasks import move_all
 from ..planning.view import View
 from ..text import cgroup_path
 from ..text.cgroup_path import lineage, parent_of
-from ..text.cpus import CpuSet, format_list
+from ..text.cpus import CpuSet, format_list, parse_list
 from ..text.nodes import parse_nodes
 
 KINDS = {"cpus": CPUS, "mems": MEMS}
@@ -60,7 +60,9 @@ class Cpuset(StepType):
             narrow(view, path, _combined(operation, now, given, "cpus"))
         if "mems" in lists:
             available = view.resources.memory.nodes()
-            nodes = parse_nodes(arguments["mems"], available, "mems")
+            nodes = parse_list(
+                view.grant("mems", lambda: format_list(parse_nodes(arguments["mems"], available, "mems")))
+            )
             now = view.cpus(Address(MEMS, path)) or available
             place_memory(view, path, _combined(operation, now, nodes, "mems"))
         for option in lists:

@@ -16,6 +16,7 @@ from ..kernel.hugepages import HUGEPAGES
 from ..model import Address
 from ..planning.step_type import ArgumentSpec, StepType
 from ..planning.view import View
+from ..text.cpus import format_list, parse_list
 from ..text.nodes import parse_nodes_or_all
 
 UNITS = {"kB": 1, "K": 1, "M": 1 << 10, "G": 1 << 20}
@@ -40,7 +41,9 @@ class ReserveHugepages(StepType):
         if pages < 1:
             raise IsolationError(f"pages: {pages} is not a number of pages; expected 1 or more")
         reserved = view.shared(Reserved)
-        for node in sorted(parse_nodes_or_all(arguments["nodes"], view.resources.memory.nodes())):
+        available = view.resources.memory.nodes()
+        nodes = view.grant("nodes", lambda: format_list(parse_nodes_or_all(arguments["nodes"], available)))
+        for node in sorted(parse_list(nodes)):
             address = Address(HUGEPAGES, f"node{node}/{_size(arguments['size'], node, view)}kB")
             reserved[address] = reserved.get(address, 0) + pages
             wanted = int(view.baseline(address)) + reserved[address]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from typing import Any, ClassVar, List, Mapping, Optional, Set
+from typing import Any, ClassVar, List, Mapping, Optional, Set, Tuple
 
 from ..errors import IsolationError
 from ..kernel.irq import AFFINITY, DEFAULT
@@ -73,10 +73,29 @@ class IrqAffinity(StepType):
 
 
 def _chosen(arguments: Mapping[str, Any], view: View) -> Optional[List[int]]:
-    irqs = view.resources.irqs
-    numbers: Set[int] = set()
+    """The chosen interrupts: those that there are now, and those of before that have the same handler."""
     if all(arguments[option] is None for option in ("irqs", "names", "pci")):
         return None
+    irqs, before = view.resources.irqs, view.granted_before().get("irqs", "")
+    known = dict(_numbered(entry) for entry in before.split("\n") if entry)
+    numbers = {number for number in known.keys() & set(irqs.numbers()) if irqs.actions(number) == known[number]}
+    try:
+        numbers |= _matching(arguments, view)
+    except IsolationError:
+        if not numbers:
+            raise
+    view.grant("irqs", lambda: "\n".join(f"{number} {irqs.actions(number)}" for number in sorted(numbers)), anew=True)
+    return sorted(numbers)
+
+
+def _numbered(entry: str) -> Tuple[int, str]:
+    number, _space, handler = entry.partition(" ")
+    return int(number), handler
+
+
+def _matching(arguments: Mapping[str, Any], view: View) -> Set[int]:
+    irqs = view.resources.irqs
+    numbers: Set[int] = set()
     available = irqs.numbers()
     for number in arguments["irqs"] or []:
         if number not in available:
@@ -97,7 +116,7 @@ def _chosen(arguments: Mapping[str, Any], view: View) -> Optional[List[int]]:
         if of_device is None:
             raise IsolationError(f"pci: there is no PCI device {address}; see lspci -D")
         numbers.update(set(of_device) & set(available))
-    return sorted(numbers)
+    return numbers
 
 
 def _move(view: View, number: int, operation: str, cpus: CpuSet) -> None:

@@ -32,9 +32,12 @@ class Bookkeeping:
         baseline.update(plan.view.recorded)
         baseline.update(journal.baseline)
         baseline.update(plan.requested)
-        merged = {name: _holding(claim, plan.holds.get(name, ())) for name, claim in claims.items()}
+        merged = {
+            name: _holding(claim, plan.holds.get(name, ()))._replace(granted=plan.view.granted_to(name, claim))
+            for name, claim in claims.items()
+        }
         kept_off = plan.view.kept_off | parse_list(journal.kept_off)  # until all is written, also if a run is killed
-        return Journal(baseline, merged, format_list(kept_off), journal.permanent_skips)
+        return journal._replace(baseline=baseline, claims=merged, kept_off=format_list(kept_off))
 
     def with_swept(self, journal: Journal, plan: Plan, swept: Swept) -> Tuple[Journal, Plan]:
         """The journal and the plan with what was forked while tasks were moved."""
@@ -66,7 +69,7 @@ class Bookkeeping:
             claims[name] = claim._replace(holds=tuple(sorted(alive)))
         held = {address for claim in claims.values() for address in claim.holds}
         baseline = {address: value for address, value in journal.baseline.items() if address in held}
-        return Journal(baseline, claims, format_list(plan.view.kept_off), journal.permanent_skips)
+        return journal._replace(baseline=baseline, claims=claims, kept_off=format_list(plan.view.kept_off))
 
     def _is_request(self, address: Address) -> bool:
         return self._kind(address).records_request

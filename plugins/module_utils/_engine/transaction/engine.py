@@ -27,7 +27,7 @@ from ..arguments import check_claim
 from ..errors import IsolationError, sentence_of
 from ..journal import JournalFile
 from ..kernel.host import Host
-from ..model import Address, Change, Claim, Journal, Step
+from ..model import Address, Change, Claim, Granted, Journal, Step
 from ..resources import Resources
 from ..steps.catalog import STEPS, complete
 from .fold import Plan, fold, fold_claims, fold_prior
@@ -119,12 +119,16 @@ class Engine:
                 f"claim: there is a claim {claim!r} already, and {whose}; take another name, or revert it first"
             )
         claims = dict(journal.claims)
-        claims[claim] = Claim(steps, old.holds if old else (), created_by)
+        granted = _still_granted(old, steps)
+        claims[claim] = old._replace(steps=steps, granted=granted) if old else Claim(steps, (), created_by)
         changed_claim = old is None or old.steps != steps
         # A claim that only grows reverts nothing.
         leaving = [old] if old and old.steps != steps[: len(old.steps)] else []
         known = journal._replace(permanent_skips={}) if changed_claim else journal
-        plan = fold_claims(self.resources, known, claims, leaving)
+        plan = fold_claims(self.resources, known, claims, leaving, claim)
+        if old and not leaving and _lets_go(claims[claim].granted, plan.view.granted_to(claim, claims[claim])):
+            changed_claim, leaving = True, [old]
+            plan = fold_claims(self.resources, known, claims, leaving, claim)
         if not changed_claim and not plan.changes:
             return self._outcome(plan, (), {})
         if check:
@@ -147,7 +151,7 @@ class Engine:
 
     def _planned(self, journal: Journal, claim: str, steps: Tuple[Step, ...]) -> Dict[Address, str]:
         claims = {**journal.claims, claim: Claim(steps, ())}
-        return fold_claims(self.resources, journal, claims).view.planned
+        return fold_claims(self.resources, journal, claims, applied=claim).view.planned
 
     def once(self, step: Step, check: bool = False) -> Outcome:
         """Carry out one step that no claim owns: it is not journalled; `Outcome.prior` reverts it."""
@@ -241,3 +245,13 @@ class Engine:
             self._warnings() + plan.view.warnings,
             self.host.writes,
         )
+
+
+def _still_granted(old: Optional[Claim], steps: Sequence[Step]) -> Tuple[Granted, ...]:
+    """What was granted to those of a claim's steps that it had before."""
+    return tuple(old.granted_to(i) if old and old.steps[i : i + 1] == (step,) else {} for i, step in enumerate(steps))
+
+
+def _lets_go(before: Sequence[Granted], now: Sequence[Granted]) -> bool:
+    """Whether the same options come to something else than before, such as the CPUs of a VM that was pinned anew."""
+    return any(new.get(option, value) != value for old, new in zip(before, now) for option, value in old.items())

@@ -36,12 +36,16 @@ class Plan(NamedTuple):
 
 
 def fold_claims(
-    resources: Resources, journal: Journal, claims: Mapping[str, Claim], leaving: Sequence[Claim] = ()
+    resources: Resources,
+    journal: Journal,
+    claims: Mapping[str, Claim],
+    leaving: Sequence[Claim] = (),
+    applied: Optional[str] = None,
 ) -> Plan:
-    """Plan all claims, after others have left."""
+    """Plan all claims, after others have left. What `applied` wants is evaluated, see `View`."""
     held = {address for claim in leaving for address in claim.holds}
     steps = [step for claim in leaving for step in claim.steps]
-    return fold(resources, journal, claims, baseline_of(resources, journal, held), leaving=steps)
+    return fold(resources, journal, claims, baseline_of(resources, journal, held), leaving=steps, applied=applied)
 
 
 def fold_prior(resources: Resources, journal: Journal, prior: Values) -> Plan:
@@ -68,6 +72,7 @@ def fold(
     *,
     leaving: Sequence[Step] = (),
     only: Optional[Only] = None,
+    applied: Optional[str] = None,
 ) -> Plan:
     """Plan all claims, one over the other.
 
@@ -75,7 +80,7 @@ def fold(
     as it is. Only the settings of claims that leave or change, `restored`, start from their baseline; `leaving` are
     the steps of those claims. `only` limits what may change, by address and author.
     """
-    view = View(resources, journal, claims, restored)
+    view = View(resources, journal, claims, restored, applied)
     _plan_leaving(view, leaving)
     _plan_claims(view)
     _plan_moves(view)
@@ -126,7 +131,8 @@ def _plan_claims(view: View) -> None:
     for name, claim in view.claims.items():
         for position, step in enumerate(claim.steps):
             view.author = Author(name, position, step.name)
-            view.was_applied = name in known and known[name].steps[position : position + 1] == (step,)
+            was_known = name in known and known[name].steps[position : position + 1] == (step,)
+            view.was_applied = was_known or bool(claim.granted_to(position))
             try:
                 STEPS[step.name].plan(step.arguments, view)
             except IsolationError as error:

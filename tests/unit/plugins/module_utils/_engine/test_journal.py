@@ -10,31 +10,38 @@ import fcntl
 import json
 import os
 import threading
+from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.journal import JournalFile
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.journal import VERSION, JournalFile
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.model import Claim, Journal, Step
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import JOURNAL, LOCK
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
-from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, whole_job
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, step, whole_job
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import (
     FakeKernel,
     booted,
 )
 
+ROOT = Path(__file__).resolve().parents[5]
 JOB = whole_job("4-7", "slices")
 
 
-def edited(kernel: FakeKernel, edit: Callable[[Any], None]) -> str:
-    """The sentence about a journal that somebody edited; nothing may be written for it."""
-    engine(kernel).apply("vm", JOB)
+def change(kernel: FakeKernel, edit: Callable[[Any], None]) -> None:
+    """Edit the journal."""
     with open(kernel.root + JOURNAL, encoding="utf-8") as stream:
         content = json.load(stream)
     edit(content)
     with open(kernel.root + JOURNAL, "w", encoding="utf-8") as stream:
         json.dump(content, stream)
+
+
+def edited(kernel: FakeKernel, edit: Callable[[Any], None]) -> str:
+    """The sentence about a journal that somebody edited; nothing may be written for it."""
+    engine(kernel).apply("vm", JOB)
+    change(kernel, edit)
     return refused(kernel)
 
 
@@ -144,7 +151,78 @@ def test_a_journal_with_an_unknown_step_is_refused() -> None:
 
 def test_a_journal_of_another_format_is_refused() -> None:
     with booted() as kernel:
-        assert "its format is 99, this version reads 1" in edited(kernel, lambda content: content.update(format=99))
+        assert "its format is 'x'" in edited(kernel, lambda content: content.update(format="x"))
+
+
+@pytest.mark.parametrize("version", ["2.7.1", None, 7])
+def test_a_journal_that_this_version_cannot_read_names_the_one_that_can(version: Any) -> None:
+    """Removing it is no advice: settings are to be restored from it."""
+    with booted() as kernel:
+        engine(kernel).apply("vm", JOB)
+        change(kernel, lambda content: content.update(format=99, reader=98, version=version))
+        before, log = kernel.snapshot(), list(kernel.log)
+        for call in (lambda: engine(kernel).revert(), lambda: engine(kernel).apply("other", JOB)):
+            with pytest.raises(IsolationError) as error:
+                call()
+            by = "version 2.7.1 of vfio.isolation" if version == "2.7.1" else "a newer version"
+            assert f"was written by {by}, in format 99" in str(error.value) and "Use that version" in str(error.value)
+            assert "remove" not in str(error.value)
+        assert kernel.snapshot() == before and kernel.log == log
+
+
+def test_what_a_later_version_has_added_is_kept() -> None:
+    with booted() as kernel:
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", JOB)
+
+        def later(content: Any) -> None:
+            content.update(format=3, weather={"is": "fine"})
+            content["claims"]["vm"].update(mood=["good"])
+
+        change(kernel, later)
+        engine(kernel).apply("other", [step("cpu_governor", cpus="0", governor="performance")])
+        with open(kernel.root + JOURNAL, encoding="utf-8") as stream:
+            content = json.load(stream)
+        assert content["weather"] == {"is": "fine"} and content["claims"]["vm"]["mood"] == ["good"]
+        assert "mood" not in content["claims"]["other"]
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
+def test_a_journal_of_the_first_format_is_read_and_leads_back() -> None:
+    """It has no word of what was granted: its claims are evaluated on the host of today."""
+    with booted() as kernel:
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", JOB)
+
+        def first(content: Any) -> None:
+            for field in ("reader", "version"):
+                del content[field]
+            content["format"] = 1
+            for one in content["claims"]["vm"]["steps"]:
+                del one["granted"]
+
+        change(kernel, first)
+        assert engine(kernel).inspect()[1].changes == []
+        assert not engine(kernel).apply("vm", JOB).changed
+        engine(kernel).apply("other", [step("cpu_governor", cpus="0", governor="performance")])
+        assert engine(kernel).inspect()[0].claims["vm"].granted[1]["cpus"] == "4-7"
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
+@pytest.mark.parametrize(
+    "granted",
+    [7, [], {"cpus": 7}, {"cpus": "x"}, {"cpus": "²"}, {"policies": []}, {"irqs": "x"}, {"policies": "policy0 "}],
+)
+def test_what_was_granted_is_checked(granted: Any) -> None:
+    with booted() as kernel:
+        edited(kernel, lambda content: content["claims"]["vm"]["steps"][1].update(granted=granted))
+
+
+def test_the_version_that_a_journal_names_is_the_collection_s() -> None:
+    galaxy = (ROOT / "galaxy.yml").read_text(encoding="utf-8")
+    assert f"\nversion: {VERSION}\n" in galaxy
 
 
 def test_a_journal_of_another_boot_is_discarded_with_a_word() -> None:

@@ -16,7 +16,7 @@ import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError, TimeLimit
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.events import Event
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import DEFAULT, JOURNAL, domain_file
-from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, whole_job
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, step, whole_job
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.cgroups import Cgroups
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import (
     FakeKernel,
@@ -162,6 +162,19 @@ def test_somebody_else_s_claim_says_that_the_cgroup_is_the_vms() -> None:
         assert partition(kernel) == "isolated"
         assert "it can have no others" in happens(kernel, "other", "prepare", xml("other", "1"))[0]
         assert partition(kernel) == "isolated"
+
+
+def test_a_claim_by_hand_for_a_domain_that_is_undefined_keeps_no_other_from_starting() -> None:
+    definition = "/etc/libvirt/qemu/win11.xml"
+    with two_domains() as kernel:
+        kernel.files[definition] = xml("win11", "6,7").decode()
+        engine(kernel).apply("by hand", [step("reserve_cpus", cpus="vm:win11", strategy="partition")])
+        del kernel.files[definition]
+        before = kernel.snapshot()
+        happens(kernel, "one", "prepare", xml("one", "4,5"))
+        assert kernel.read(f"{CGROUP}/machine.slice/cpuset.cpus") == "0,4-7"
+        happens(kernel, "one", "release")
+        assert kernel.snapshot() == before
 
 
 def test_a_claim_of_that_name_that_others_made_stays_theirs() -> None:
