@@ -122,7 +122,7 @@ class CpusetList(ListKind):
             raise Skipped(f"the kernel empties no list of a cgroup with tasks: it holds all of {everything} now")
 
     def writes(self, name: str, old: str, new: str) -> List[Write]:
-        """First all lists shrink to what they keep, then partitions grow, then their siblings.
+        """First all lists shrink to what they keep, or let go of all they had; then partitions grow, then siblings.
 
         So no CPU is ever in the lists of a partition and of its sibling, which would invalidate the partition. A list
         that is to be empty usually goes away with the controller, when systemd finds that no unit needs it; if the
@@ -134,6 +134,8 @@ class CpusetList(ListKind):
         if not before or (after and kept == after):
             return [Write(Stage.SHRINK_TO_KEPT, new), again]
         is_partition = self._cgroups.read(name, PARTITION_FILE) not in ("", "member")
+        if not kept and not is_partition:
+            return [Write(Stage.LET_GO, new), again]
         shrunk = [Write(Stage.SHRINK_TO_KEPT, format_list(kept))] if kept not in (frozenset(), before) else []
         return [*shrunk, Write(Stage.GROW_PARTITION if is_partition else Stage.GROW_LIST, new), again]
 
@@ -141,6 +143,8 @@ class CpusetList(ListKind):
 class Partition(KindV2):
     """`cgroup.partition:/machine.slice`: member, root or isolated; `isolated invalid (reason)` if the kernel
     invalidated the partition."""
+
+    affected_by_family = True
 
     def read(self, name: str) -> Optional[str]:
         """The partition's state, with the kernel's reason if it is invalid."""

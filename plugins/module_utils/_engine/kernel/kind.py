@@ -33,6 +33,8 @@ class Kind:
     resets_affinities = False
     # systemd or the kernel changes it along with cpusets, so it is written again when they change.
     rewritten_with_cpusets = False
+    # Other writes of its family may change it, so it is read back after them even if it was not written.
+    affected_by_family = False
     # What several claims want adds up. So if one of them leaves, all start again from the baseline.
     adds_up = False
     # A claim that wants it records its baseline even if it already has the value: others may change it later.

@@ -25,11 +25,12 @@ class Stage(IntEnum):
     ENABLE_CONTROLLER = 13  # from the root down
     MIGRATE_MEMORY = 14  # v1: before lists change and tasks arrive
     SHRINK_TO_KEPT = 20  # v2: a CPU in the lists of a partition and of its sibling would invalidate the partition
-    GROW_PARTITION = 21  # v2
-    GROW_LIST = 22  # v2
-    GROW_NESTED = 23  # v1: a list is always part of its parent's: it grows from the root down
-    SHRINK_NESTED = 24  # v1: and shrinks from the leaves up
-    REWRITE_NESTED = 25  # v1: a list that keeps its value
+    LET_GO = 21  # v2: a list that keeps nothing, when partitions have let go of its new CPUs
+    GROW_PARTITION = 22  # v2
+    GROW_LIST = 23  # v2
+    GROW_NESTED = 24  # v1: a list is always part of its parent's: it grows from the root down
+    SHRINK_NESTED = 25  # v1: and shrinks from the leaves up
+    REWRITE_NESTED = 26  # v1: a list that keeps its value
     FORM_PARTITION = 30  # after all lists have changed
     SET_FLAG = 31  # v1: exclusive again, below a parent that is
     MOVE_TASK = 40  # after all that gives a cpuset its CPUs, before anything is taken away

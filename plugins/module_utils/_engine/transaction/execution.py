@@ -94,7 +94,8 @@ class Execution:
         except Exception as error:
             # Also affinities that were to be kept: the kernel reset them.
             done = [*plan.changes, *plan.keeps, *(change for changes in writer.swept.values() for change in changes)]
-            back = fold_prior(self._resources, journal, {change.address: change.before for change in done})
+            values = {change.address: change.before for change in done}
+            back = fold_prior(self._resources, journal, {**values, **writer.affected})
             undo = self._writer(back)
             raise _rolled_back(error, undo.restore(back), undo.skips) from error
 

@@ -14,11 +14,13 @@ from __future__ import annotations
 from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
 
 from ..errors import IsolationError
-from ..kernel.cpuset import EXISTS
+from ..kernel.cpuset import CPUS, EXISTS, PARTITION
 from ..model import Address, Change, Claim, Journal, Step, Values
 from ..planning.view import NOBODY, Author, View
 from ..resources import Resources
 from ..steps.catalog import STEPS, destinations
+from ..text.cgroup_path import parent_of
+from ..text.cpus import NONE, format_list
 from .threads import Threads, plan_threads, resets_affinities
 
 Only = Callable[[Address, Author], bool]
@@ -83,6 +85,7 @@ def fold(
     view = View(resources, journal, claims, restored, applied)
     _plan_leaving(view, leaving)
     _plan_claims(view)
+    _check_partitions(view)
     _plan_moves(view)
     if only:
         view.sweeps = {source: sweep for source, sweep in view.sweeps.items() if sweep.claim == NOBODY.claim}
@@ -142,6 +145,32 @@ def _plan_claims(view: View) -> None:
                 view.warnings.append(f"claim {name}, step {position + 1} ({step.name}) cannot be planned now: {error}")
                 view.restored = {a: v for a, v in view.restored.items() if a not in claim.holds}
     view.author = NOBODY
+
+
+def _check_partitions(view: View) -> None:
+    """Raise IsolationError if a step would take CPUs out of the partition of another claim: that would invalidate it.
+
+    Only for what is being applied: claims that stand must not keep each other from being reverted.
+    """
+    for name, value in view.to_come(PARTITION):
+        partition = Address(PARTITION, name)
+        if value not in ("root", "isolated") or partition not in view.planned:
+            continue
+        own = view.cpus(Address(CPUS, name))
+        for sibling in view.children(parent_of(name)):
+            listed = Address(CPUS, sibling)
+            owners = {view.authors[address].claim for address in (partition, listed) if address in view.authors}
+            shared = own & view.cpus(listed) if sibling != name and listed in view.planned else NONE
+            if shared and len(owners) == 2 and owners & {view.applied, NOBODY.claim}:
+                raise IsolationError(
+                    f"{sibling} cannot have CPU {format_list(shared)}, which the partition {name} has:"
+                    f" {_step_of(view, listed)} wants the one, {_step_of(view, partition)} the other"
+                )
+
+
+def _step_of(view: View, address: Address) -> str:
+    author = view.authors[address]
+    return f"the step {author.step} of the claim {author.claim!r}" if author.claim else f"this step ({author.step})"
 
 
 def _plan_moves(view: View) -> None:

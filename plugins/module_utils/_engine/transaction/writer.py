@@ -31,6 +31,7 @@ class Writer:
         self.skips = Skips()
         self.swept: Dict[str, List[Change]] = {}  # by claim: the places and affinities of tasks forked meanwhile
         self.warnings: List[str] = []
+        self.affected: Dict[Address, str] = {}  # the values that other writes have changed, as they should be
 
     def run(self, plan: Plan, steps: Sequence[Step], claim: str) -> Dict[str, Any]:
         """Write family by family, each at the claim's first step that needs it, in order with the actions.
@@ -79,7 +80,14 @@ class Writer:
 
     def _write_family(self, family: str, changes: Sequence[Change], stop: bool) -> List[str]:
         failures: List[str] = []
+        is_checked = False
         for stage, _depth, address, value in self._writes(family, changes):
+            if stage == Stage.BIND_THREAD and not is_checked:
+                # What partitions there are decides which CPUs a thread can have.
+                is_checked = True
+                failures += self._verify_affected(family)
+                if failures and stop:
+                    return failures
             try:
                 if stage.is_behind_systemd:
                     self._resources.systemd.reload_if_due()
@@ -98,6 +106,8 @@ class Writer:
                 if stop:
                     return failures
         self._resources.systemd.reload_if_due()
+        if not is_checked and not failures:
+            failures += self._verify_affected(family)
         for change in changes:
             if self._family(change) == family and not failures:
                 failures += self._verify(change)
@@ -131,6 +141,17 @@ class Writer:
     def _is_right(self, address: Address, now: Optional[str], value: str) -> bool:
         """Whether a setting is as it should be; one that is gone counts as right unless a step plans it."""
         return now == value or (now is None and (value == "" or address not in self._view.planned))
+
+    def _verify_affected(self, family: str) -> List[str]:
+        """A sentence for each setting of a family that claims want and that other writes have changed."""
+        for address, value in self._view.planned.items():
+            kind = self._resources.kind(address)
+            if kind.family == family and kind.affected_by_family and address not in self.skips:
+                now = kind.read(address.name)
+                if not self._is_right(address, now, value):
+                    self.affected[address] = value
+                    return [self._sentence(address, kind.explain(address.name, value, now))]
+        return []
 
     def _verify(self, change: Change) -> List[str]:
         kind = self._resources.kind(change.address)

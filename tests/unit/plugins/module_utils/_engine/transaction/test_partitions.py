@@ -1,0 +1,139 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A partition is valid whenever a run reports success, whatever its neighbours list."""
+
+from __future__ import annotations
+
+from typing import Callable, List, Optional
+
+import pytest
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.model import Step
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import (
+    baselines,
+    engine,
+    some_cpus,
+    step,
+)
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.cpusets import Cpusets
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import (
+    FakeKernel,
+    booted,
+)
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import (
+    CGROUP,
+    Baseline,
+    Given,
+    numbers,
+    text_of,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+CLAIMS = ("one", "two", "three")
+
+
+def partition(kernel: FakeKernel, cgroup: str = "machine.slice") -> Optional[str]:
+    """What the kernel says of a partition."""
+    return kernel.read(f"{CGROUP}/{cgroup}/cpuset.cpus.partition")
+
+
+def reserve(cpus: str, cgroup: str = "/machine.slice") -> List[Step]:
+    """A VM's claim."""
+    return [step("reserve_cpus", cpus=cpus, strategy="partition", cgroup=cgroup)]
+
+
+@pytest.mark.parametrize("source", ["file", "override", "persistent", "runtime"])
+def test_a_unit_lets_go_of_its_cpus_before_the_partition_beside_it_grows(source: str) -> None:
+    with booted(Baseline(units=(("own.slice", Given(source, "6-7")),))) as kernel:
+        before = kernel.snapshot()
+        engine(kernel).apply("b", reserve("4"))
+        engine(kernel).apply("a", reserve("5-7"))
+        assert partition(kernel) == "isolated" and kernel.read(f"{CGROUP}/machine.slice/cpuset.cpus") == "4-7"
+        engine(kernel).revert(["a"])
+        assert partition(kernel) == "isolated"
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
+@given(baselines(), st.data())
+def test_whatever_the_units_list_disjoint_vms_have_a_valid_partition(baseline: Baseline, data: st.DataObject) -> None:
+    baseline = baseline._replace(systemd=True)
+    with booted(baseline) as kernel:
+        before, left = kernel.snapshot(), frozenset(range(1, 8))
+        for name in CLAIMS:
+            cpus = numbers(data.draw(some_cpus(1))) & left
+            if cpus:
+                left -= cpus
+                engine(kernel).apply(name, reserve(text_of(cpus)))
+                assert partition(kernel) == "isolated"
+                assert kernel.effective("/machine.slice") == frozenset(range(1, 8)) - left
+                assert not engine(kernel).apply(name, reserve(text_of(cpus))).changed
+        for name in data.draw(st.permutations(CLAIMS)):
+            engine(kernel).revert([name])
+            assert partition(kernel) in ("isolated", "member", None)
+        assert kernel.snapshot() == before
+
+
+@pytest.mark.parametrize("door", ["apply", "extend", "once", "check"])
+def test_a_step_that_takes_cpus_out_of_another_claim_s_partition_is_refused_with_both_names(door: str) -> None:
+    overlap = step("cpuset", path="/own.slice", cpus="3-4")
+    with booted() as kernel:
+        engine(kernel).apply("vm", reserve("4-5"))
+        before, written = kernel.snapshot(), list(kernel.log)
+        calls = {
+            "apply": lambda: engine(kernel).apply("other", [overlap]),
+            "extend": lambda: engine(kernel).extend("other", overlap),
+            "once": lambda: engine(kernel).once(overlap),
+            "check": lambda: engine(kernel).apply("other", [overlap], check=True),
+        }
+        with pytest.raises(IsolationError) as error:
+            calls[door]()
+        whose = "this step (cpuset)" if door == "once" else "the step cpuset of the claim 'other'"
+        assert str(error.value) == (
+            f"/own.slice cannot have CPU 4, which the partition /machine.slice has: {whose} wants the one, the step"
+            " reserve_cpus of the claim 'vm' the other"
+        )
+        assert kernel.snapshot() == before and kernel.log == written
+        engine(kernel).apply("more", [step("cpu_governor", cpus="0", governor="performance")])
+        assert partition(kernel) == "isolated"
+
+
+@pytest.mark.parametrize("call", [lambda host, one: host.apply("other", [one]), lambda host, one: host.once(one)])
+def test_a_partition_that_becomes_invalid_while_others_are_written_fails_the_run(call: Callable[..., object]) -> None:
+    """It is not written itself: a list beside it is, here by somebody else."""
+    with booted(Baseline(units=(("own.slice", Given("file", "0")),))) as kernel:
+        engine(kernel).apply("vm", reserve("4-5"))
+
+        def meddle(_what: str) -> None:
+            kernel.watch = None
+            kernel.part(Cpusets).set_cpus("/own.slice", numbers("4"))
+
+        kernel.watch = meddle
+        with pytest.raises(IsolationError, match="the kernel made the partition isolated invalid"):
+            call(engine(kernel), step("cpuset", path="/other.slice", cpus="1"))
+        assert set(engine(kernel).inspect()[0].claims) >= {"vm"}
+        kernel.part(Cpusets).set_cpus("/own.slice", numbers("0"))
+        engine(kernel).revert(["other"])
+        engine(kernel).apply("vm", reserve("4-5"))
+        assert partition(kernel) == "isolated"
+
+
+def test_threads_are_bound_only_if_the_partitions_are_valid() -> None:
+    """Else they would get CPUs by a partition that does not exist."""
+    with booted(Baseline(units=(("own.slice", Given("file", "0")),))) as kernel:
+        engine(kernel).apply("vm", reserve("4-5"))
+        kernel.log.clear()
+
+        def meddle(what: str) -> None:
+            if "own.slice" not in what and "set-property" in what:
+                kernel.part(Cpusets).set_cpus("/own.slice", numbers("4"))
+
+        kernel.watch = meddle
+        with pytest.raises(IsolationError, match="isolated invalid"):
+            engine(kernel).apply("other", [step("cpuset", path="/system.slice", cpus="1-2")])
+        bound = [what for what in kernel.log if what.startswith("affinity")]
+        first = next(i for i, what in enumerate(kernel.log) if what.startswith("saved") and i)  # rolled back from there
+        assert not [what for what in kernel.log[:first] if what in bound], kernel.log
