@@ -12,14 +12,14 @@ Source: Documentation/admin-guide/kernel-parameters.rst (CPU lists), cpuset(7) (
 from __future__ import annotations
 
 import re
-from typing import FrozenSet, Iterable, List, Set
+from typing import FrozenSet, Iterable, List
 
 CpuSet = FrozenSet[int]
 
 NONE: CpuSet = frozenset()
 
-# Far above any kernel's NR_CPUS (8192): a typo such as 0-99999999999 must not exhaust memory.
-LIMIT = 1 << 16
+# The largest NR_CPUS of any kernel: a typo such as 0-99999999999 must not exhaust memory.
+LIMIT = 1 << 13
 
 _RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18})(?::(\d{1,9})/(\d{1,9}))?)?\Z", re.ASCII)
 _MASK = r"(?:[0-9A-Fa-f]+(?:,[0-9A-Fa-f]+)*)?\Z"  # compiled when it is first used: few runs read a mask
@@ -35,6 +35,10 @@ def parse_range(text: str) -> CpuSet:
 
     Raises ValueError with what was expected.
     """
+    return from_bits(_range_bits(text))
+
+
+def _range_bits(text: str) -> int:
     match = _RANGE.match(text)
     if not match:
         raise ValueError("expected a number, a range such as 0-6, or 0-31:1/2")
@@ -46,21 +50,28 @@ def parse_range(text: str) -> CpuSet:
     if high >= LIMIT:
         raise ValueError(f"{high} is more than any kernel has ({LIMIT - 1})")
     if group is None:
-        return frozenset(range(low, high + 1))
+        return ((1 << high - low + 1) - 1) << low
     if not 0 < int(used) <= int(group):
         raise ValueError(f"of every group of {group}, {used} cannot be used")
-    return frozenset(n for n in range(low, high + 1) if (n - low) % int(group) < int(used))
+    return sum(1 << n for n in range(low, high + 1) if (n - low) % int(group) < int(used))
 
 
 def parse_list(text: str) -> CpuSet:
     """The set that a kernel CPU list such as `0-6,16-22` stands for; the empty text is the empty set."""
-    text = text.strip()
-    if not text:
-        return NONE
-    cpus: Set[int] = set()
-    for part in text.split(","):  # one by one: 0-65535 a thousand times must not exhaust memory either
-        cpus.update(parse_range(part.strip()))
-    return frozenset(cpus)
+    return from_bits(parse_bits(text))
+
+
+def parse_bits(text: str) -> int:
+    """The same as a bit set. That is small, also of a long list or of many that are added up. Raises ValueError."""
+    text, bits = text.strip(), 0
+    for part in text.split(",") if text else ():
+        bits |= _range_bits(part.strip())
+    return bits
+
+
+def from_bits(bits: int) -> CpuSet:
+    """The CPUs whose bits are set."""
+    return frozenset(cpu for cpu, bit in enumerate(reversed(f"{bits:b}")) if bit == "1")
 
 
 def format_list(cpus: Iterable[int]) -> str:
@@ -82,8 +93,7 @@ def parse_mask(text: str) -> CpuSet:
     text = text.strip()
     if not re.match(_MASK, text) or len(text.replace(",", "")) > LIMIT // 4:
         raise ValueError("expected a CPU mask such as ff,ffffffff")
-    bits = int(text.replace(",", "") or "0", 16)
-    return frozenset(n for n in range(bits.bit_length()) if bits >> n & 1)
+    return from_bits(int(text.replace(",", "") or "0", 16))
 
 
 def format_mask(cpus: Iterable[int]) -> str:

@@ -17,7 +17,7 @@ from xml.parsers import expat
 
 from ..errors import IsolationError
 from .cgroup_path import of_slice
-from .cpus import NONE, CpuSet, parse_list
+from .cpus import CpuSet, from_bits, parse_bits
 from .units import escape
 
 # libvirt writes some ten KiB.
@@ -63,10 +63,11 @@ class _Reader:
         self._name: List[str] = []
         self._vcpus = 0
         self._number: List[str] = []
-        self._everywhere = NONE  # vcpu/@cpuset: of threads that have no pinning of their own
-        self._pins: Dict[str, CpuSet] = {}
-        self._emulator = NONE
-        self._iothreads = NONE
+        # CPUs as bit sets: there may be as many pins as fit into the file.
+        self._everywhere = 0  # vcpu/@cpuset: of threads that have no pinning of their own
+        self._pins: Dict[str, int] = {}
+        self._emulator = 0
+        self._iothreads = 0
         self._partition: List[str] = []
         self._is_placed = False
 
@@ -81,7 +82,7 @@ class _Reader:
         where = "/".join(self._path[1:] if self._path[0] == "domstatus" else self._path)
         if where == "domain/vcpu":
             self._is_placed = attributes.get("placement") == "auto"
-            self._everywhere = _cpus(attributes, where) if "cpuset" in attributes else NONE
+            self._everywhere = _cpus(attributes, where) if "cpuset" in attributes else 0
         elif where == "domain/cputune/vcpupin":
             self._pins[attributes.get("vcpu", "")] = _cpus(attributes, where)
         elif where == "domain/cputune/emulatorpin":
@@ -103,11 +104,13 @@ class _Reader:
     def domain(self) -> Domain:
         number = "".join(self._number).strip()
         all_pinned = len(self._pins) >= int(number) if re.match(r"[0-9]{1,6}\Z", number) else True
-        vcpus: CpuSet = frozenset().union(*self._pins.values())
+        vcpus = 0
+        for bits in self._pins.values():
+            vcpus |= bits
         return Domain(
             "".join(self._name),
-            vcpus if all_pinned and vcpus else vcpus | self._everywhere,
-            (self._emulator or self._everywhere) | self._iothreads,
+            from_bits(vcpus if all_pinned and vcpus else vcpus | self._everywhere),
+            from_bits((self._emulator or self._everywhere) | self._iothreads),
             _slice("".join(self._partition).strip() or "/machine"),
             self._is_placed,
         )
@@ -118,12 +121,12 @@ def _slice(partition: str) -> str:
     return of_slice([escape(name) for name in partition.split("/") if name])
 
 
-def _cpus(attributes: Dict[str, str], where: str) -> CpuSet:
+def _cpus(attributes: Dict[str, str], where: str) -> int:
     """A cpuset attribute: a CPU list in which `^3` leaves CPU 3 out."""
     text = attributes.get("cpuset", "")
     left_out: Tuple[str, ...] = tuple(term.strip()[1:] for term in text.split(",") if term.strip().startswith("^"))
     kept = ",".join(term for term in text.split(",") if not term.strip().startswith("^"))
     try:
-        return parse_list(kept) - parse_list(",".join(left_out))
+        return parse_bits(kept) & ~parse_bits(",".join(left_out))
     except ValueError as error:
         raise IsolationError(f"the domain's XML has cpuset={text!r} in {where}: {error}") from None

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cgroup_path import is_valid, normalized
@@ -63,3 +65,23 @@ def test_any_value(value: str, place: str) -> None:
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_any_encoding(encoding: str) -> None:
     is_read_or_refused(XML.replace("UTF-8", encoding).encode())
+
+
+@pytest.mark.parametrize(
+    "pins",
+    [
+        "".join(f"<vcpupin vcpu='{vcpu}' cpuset='{vcpu % 50}-{LIMIT - 1}'/>" for vcpu in range(20000)),
+        f"<vcpupin vcpu='0' cpuset='{f'0-{LIMIT - 1},' * 50000}1'/>",
+        f"<iothreadpin iothread='1' cpuset='{f'^0-{LIMIT - 1},' * 50000}1'/>",
+    ],
+    ids=["many pins", "a long list", "a long list of what is left out"],
+)
+def test_all_cpus_again_and_again_do_not_fill_the_memory(pins: str) -> None:
+    """A mebibyte of XML once came to 16 gibibytes."""
+    text = f"<domain><name>x</name><vcpu>1</vcpu><cputune>{pins}</cputune></domain>".encode()
+    tracemalloc.start()
+    try:
+        parse(text)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
