@@ -53,6 +53,8 @@ class JournalFile:
     @contextlib.contextmanager
     def locked(self, timeout: float) -> Iterator[None]:
         """Hold the lock of this host, after waiting for it at most `timeout` seconds."""
+        if not timeout >= 0:  # also nan, which no deadline ever reaches
+            raise IsolationError(f"lock_timeout: {timeout!r} is not a number of seconds; expected 0 or more")
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(self._host.locked(LOCK, timeout))
@@ -82,6 +84,7 @@ class JournalFile:
         try:
             content = json.loads(text)
             self._check_format(content)
+            _check_type(str, "boot_id", content["boot_id"])
             if content["boot_id"] != self._host.boot_id():
                 self.warning = f"the journal {JOURNAL} was from another boot, whose settings are gone: it was discarded"
                 return Journal({}, {})
@@ -109,7 +112,10 @@ class JournalFile:
         claims: Dict[str, Claim] = {}
         for name, claim in content["claims"].items():
             check_claim(name)
-            given = ((step["name"], dict(step["arguments"])) for step in claim["steps"])
+            _check_type(list, f"claim {name!r}: steps, holds", claim["steps"], claim["holds"])
+            _check_type(dict, f"claim {name!r}: arguments", *(step["arguments"] for step in claim["steps"]))
+            _check_type(str, f"claim {name!r}: maker", claim.get("maker", ""))
+            given = ((step["name"], step["arguments"]) for step in claim["steps"])
             try:
                 steps = tuple(Step(step, self._complete(step, arguments)) for step, arguments in given)
             except IsolationError as error:
@@ -117,10 +123,11 @@ class JournalFile:
             holds = tuple(self._address(address) for address in claim["holds"])
             granted = tuple(self._granted(step.get("granted", {})) for step in claim["steps"])
             unknown = {key: value for key, value in claim.items() if key not in KNOWN_OF_CLAIM}
-            claims[name] = Claim(steps, holds, str(claim.get("maker", "")), granted if any(granted) else (), unknown)
+            claims[name] = Claim(steps, holds, claim.get("maker", ""), granted if any(granted) else (), unknown)
         baseline = dict(self._resources.parse(address, value) for address, value in content["baseline"].items())
         self._checked.update(baseline.items())
-        skips = {self._address(address): str(reason) for address, reason in content["refused"].items()}
+        _check_type(str, "refused", *content["refused"].values())
+        skips = {self._address(address): reason for address, reason in content["refused"].items()}
         parse_list(content["kept_off"])
         unknown = {key: value for key, value in content.items() if key not in KNOWN}
         return Journal(baseline, claims, content["kept_off"], skips, unknown)
@@ -186,3 +193,10 @@ class JournalFile:
         # A line each, for people; not indented, since Python encodes that ten times as slowly.
         lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
         self._host.save(JOURNAL, "{\n" + ",\n".join(lines) + "\n}\n", mode=0o600)
+
+
+def _check_type(kind: type, what: str, *values: object) -> None:
+    """Raise IsolationError unless these are of this type."""
+    for value in values:
+        if not isinstance(value, kind):
+            raise IsolationError(f"{what}: {value!r} is not a {kind.__name__}")

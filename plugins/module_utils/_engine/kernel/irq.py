@@ -34,6 +34,10 @@ class Irqs(CpuList):
     def __init__(self, host: Host) -> None:
         super().__init__(host, "irq", "[0-9]{1,18}", lambda name: f"{IRQ}/{name}/smp_affinity_list")
 
+    def exist(self) -> bool:
+        """Whether this kernel shows interrupts; some architectures and containers do not."""
+        return self._host.exists(IRQ)
+
     def numbers(self) -> List[int]:
         """Every interrupt that has an affinity."""
         return sorted(int(name) for name in self._host.list(IRQ) if is_number(name))

@@ -13,7 +13,7 @@ import re
 from typing import Any, ClassVar, List, Mapping, Optional, Set, Tuple
 
 from ..errors import IsolationError
-from ..kernel.irq import AFFINITY, DEFAULT
+from ..kernel.irq import AFFINITY, DEFAULT, IRQ
 from ..kernel.irqbalance import BANNED, NO_ANSWER
 from ..model import Address
 from ..planning.step_type import ArgumentSpec, StepType
@@ -47,6 +47,9 @@ class IrqAffinity(StepType):
         cpus = view.evaluate(arguments["cpus"], "cpus")
         chosen = _chosen(arguments, view)
         everything = chosen is None
+        if everything and not view.resources.irqs.exist():
+            view.skips.add(Address(AFFINITY), f"this kernel has no {IRQ}: no interrupt can be moved")
+            return
         operation = arguments["operation"]
         if operation == "mask":
             view.shared(Masked).cpus |= cpus

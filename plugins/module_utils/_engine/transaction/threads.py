@@ -120,8 +120,10 @@ def _effective_then(view: View, tree: Tree) -> Dict[str, CpuSet]:
     new = {path for path, value in view.to_come(EXISTS) if value == "present"} - paths
     created: Dict[str, List[str]] = {}
     for path in sorted(new):
-        created.setdefault(parent_of(path), []).append(path)
-    listed = [*tree, *((path, []) for path in sorted(new))]
+        if parent_of(path) in paths:  # else the kernel will not create it
+            created.setdefault(parent_of(path), []).append(path)
+            paths.add(path)
+    listed = [*tree, *((path, []) for below in created.values() for path in below)]
     whole = [(path, children + created.get(path, [])) for path, children in listed]
     configured = dict(_configured(view, whole))
     partitions = {path: cpus for path, cpus in configured.items() if _is_partition(view, path)}

@@ -212,6 +212,44 @@ def test_a_journal_of_the_first_format_is_read_and_leads_back() -> None:
 
 
 @pytest.mark.parametrize(
+    ("place", "wrong"),
+    [
+        *((f"claims.vm.{field}", wrong) for field in ("steps", "holds") for wrong in ({}, "", 7, None, [7])),
+        *((f"claims.vm.steps.0.{field}", wrong) for field in ("name", "arguments") for wrong in ([], 7, None)),
+        *((field, wrong) for field in ("claims", "baseline", "refused") for wrong in ([], 7, None, {"x": "y"})),
+        *(("kept_off", wrong) for wrong in (7, None, [], "²", "٣", "4-")),
+        *((field, wrong) for field in ("format", "reader", "boot_id") for wrong in ([], None, {}, -1)),
+        ("claims.vm.maker", 7),
+        ("refused", {"irq.affinity:1": 7}),
+        ("claims.vm.holds", ["irq.affinity:٣"]),
+    ],
+)
+def test_each_field_is_checked(place: str, wrong: Any) -> None:
+    def spoil(content: Any) -> None:
+        *above, field = place.split(".")
+        for name in above:
+            content = content[int(name) if name.isdigit() else name]
+        content[field] = wrong
+
+    with booted() as kernel:
+        edited(kernel, spoil)
+
+
+@pytest.mark.parametrize("name", ["", " ", "x" * 256, "a\nb"])
+def test_a_name_that_no_claim_can_have_is_refused(name: str) -> None:
+    with booted() as kernel:
+        edited(kernel, lambda content: content["claims"].update({name: content["claims"]["vm"]}))
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), -1, -0.5])
+def test_a_timeout_that_is_no_time_is_refused(timeout: float) -> None:
+    with booted() as kernel:
+        for call in (Engine(kernel, timeout).inspect, Engine(kernel, timeout).revert):
+            with pytest.raises(IsolationError, match=f"^lock_timeout: {timeout!r} is not a number of seconds"):
+                call()
+
+
+@pytest.mark.parametrize(
     "granted",
     [7, [], {"cpus": 7}, {"cpus": "x"}, {"cpus": "²"}, {"policies": []}, {"irqs": "x"}, {"policies": "policy0 "}],
 )

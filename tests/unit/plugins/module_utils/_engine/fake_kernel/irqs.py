@@ -35,6 +35,7 @@ class Irqs(Part):
 
     def __init__(self, parts: Parts, baseline: Baseline) -> None:
         self._topology = parts[Topology]
+        self.exist = True
         self.affinities = {number: numbers(cpus) for number, cpus in enumerate(baseline.irqs)}
         self.managed = baseline.managed
         self.default = numbers(baseline.default_irq)
@@ -42,20 +43,22 @@ class Irqs(Part):
 
     def _number(self, path: str) -> Optional[int]:
         match = re.match(IRQ + r"/(\d+)/smp_affinity_list\Z", path)
-        return int(match.group(1)) if match and int(match.group(1)) in self.affinities else None
+        return int(match.group(1)) if match and self.exist and int(match.group(1)) in self.affinities else None
 
     def read(self, path: str) -> Optional[str]:
-        if path == DEFAULT:
+        if path == DEFAULT and self.exist:
             return f"{sum(1 << cpu for cpu in self.default):02x}"
         number = self._number(path)
         return None if number is None else text_of(self.affinities[number])
 
     def list(self, path: str) -> Optional[List[str]]:
         names = [str(number) for number in self.affinities] + ["default_smp_affinity"]
-        return sorted(names) if path == IRQ else None
+        return sorted(names) if path == IRQ and self.exist else None
 
     def write(self, path: str, value: str) -> bool:
         number = self._number(path)
+        if not self.exist:
+            return False
         if path == DEFAULT:
             bits = int(value.replace(",", ""), 16)
             self.default = frozenset(cpu for cpu in POSSIBLE if bits >> cpu & 1)

@@ -11,8 +11,9 @@ import os
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import IRQBALANCE_SENT
-from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, step
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, step, whole_job
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.irqbalance import Irqbalance
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.irqs import Irqs
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import (
     FakeKernel,
     booted,
@@ -146,3 +147,17 @@ def test_a_pattern_that_cannot_be_one_names_no_interrupt() -> None:
     """Up to Python 3.10 it is no pattern at all."""
     said = refused("irq_affinity", cpus="4-5", names=["[z-a]"])
     assert said.startswith("names: ") and "[z-a]" in said
+
+
+@pytest.mark.parametrize("strategy", ["partition", "slices"])
+def test_a_kernel_without_interrupts_is_no_failure_and_said(strategy: str) -> None:
+    with booted() as kernel:
+        kernel.part(Irqs).exist = False
+        before = kernel.snapshot()
+        outcome = engine(kernel).apply("vm", whole_job("4-7", strategy))
+        assert outcome.skipped["irq.affinity"] == "this kernel has no /proc/irq: no interrupt can be moved"
+        assert not engine(kernel).apply("vm", whole_job("4-7", strategy)).changed
+        with pytest.raises(IsolationError, match="irqs: there is no interrupt 1"):
+            engine(kernel).once(step("irq_affinity", cpus="4-7", irqs=[1]))
+        engine(kernel).revert()
+        assert kernel.snapshot() == before

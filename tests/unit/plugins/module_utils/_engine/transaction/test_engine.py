@@ -794,3 +794,13 @@ def test_an_empty_list_of_names_reverts_nothing() -> None:
             outcome = engine(kernel).revert(names)
             assert not outcome.changed and outcome.notes["claims"] == [] and outcome.warnings == []
         assert set(engine(kernel).inspect()[0].claims) == {"vm"}
+
+
+@pytest.mark.parametrize("path", ["/x/y/z", "/" + "a/" * 500 + "b"])
+@pytest.mark.parametrize("systemd", [True, False])
+def test_a_prior_with_a_cgroup_in_one_that_does_not_exist_is_refused_in_a_sentence(path: str, systemd: bool) -> None:
+    with booted(Baseline(systemd=systemd)) as kernel:
+        before = kernel.snapshot()
+        with pytest.raises(IsolationError, match=r"not everything could be restored: .*ENOENT"):
+            engine(kernel).restore_prior({f"cgroup.exists:{path}": "present", f"cgroup.cpus:{path}": "1"})
+        assert kernel.snapshot() == before
