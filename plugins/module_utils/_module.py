@@ -42,7 +42,7 @@ def run(arguments: Mapping[str, Any], call: Callable[[AnsibleModule, Engine], Di
         result = call(module, engine)
     except IsolationError as error:
         module.fail_json(msg=str(error))
-    if result["changed"] and not module.check_mode and engine.host.exists(JOURNAL):
+    if result.get("changed") and not module.check_mode and engine.host.exists(JOURNAL):
         cache.save()  # the next run, which mostly changes nothing, compiles nothing
     module.exit_json(**result)
 

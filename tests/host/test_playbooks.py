@@ -28,7 +28,8 @@ def print_compiled(event, given):
     if event == "compile" and given[1]:
         print(given[1], file=sys.stderr)
 sys.addaudithook(print_compiled)
-runpy.run_path(sys.argv[1], run_name="__main__")
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 

@@ -17,7 +17,7 @@ import re
 from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Set, Tuple
 
 from .arguments import check_claim
-from .errors import IsolationError
+from .errors import IsolationError, Refused
 from .model import Address, Claim, Journal, Step
 from .paths import CODE, JOURNAL, LOCK
 from .resources import Resources
@@ -51,13 +51,16 @@ class JournalFile:
         self.warning: Optional[str] = None
 
     @contextlib.contextmanager
-    def locked(self, timeout: float) -> Iterator[None]:
-        """Hold the lock of this host, after waiting for it at most `timeout` seconds."""
+    def locked(self, timeout: float, check: bool = False) -> Iterator[None]:
+        """Hold the lock of this host, after waiting for it at most `timeout` seconds.
+
+        With `check`, nothing is written: if nobody has made the lock yet, nobody holds it.
+        """
         if not timeout >= 0:  # also nan, which no deadline ever reaches
             raise IsolationError(f"lock_timeout: {timeout!r} is not a number of seconds; expected 0 or more")
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(self._host.locked(LOCK, timeout))
+                stack.enter_context(self._host.locked(LOCK, timeout, create=not check))
             except PermissionError:
                 raise IsolationError("isolation needs root on the host; run this with become: true") from None
             except TimeoutError:
@@ -165,7 +168,8 @@ class JournalFile:
         """Make the journal durable; without a claim there is nothing to keep, and the file is removed."""
         if not journal.claims:
             self._host.remove(JOURNAL)
-            self._host.remove(CODE)
+            with contextlib.suppress(Refused):  # it only takes memory
+                self._host.remove(CODE)
             return
         self._check(journal.baseline)  # what could not be read back must never be written
         content = {

@@ -41,6 +41,9 @@ def _start_in(name: str, *argv: str, **given: object) -> subprocess.Popen:
         ["/bin/sh", "-c", enter, "sh", *argv], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **given
     )
     at_end(lambda: (child.kill(), child.wait(), child.stdout.close(), child.stdin.close()))
+    while child.pid not in _tasks(name):
+        assert child.poll() is None, "it has ended before it was there"
+        time.sleep(0.01)
     return child
 
 

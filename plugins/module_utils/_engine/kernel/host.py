@@ -239,14 +239,22 @@ class Host:
         shutil.rmtree(self.path(path), ignore_errors=True)
 
     @contextlib.contextmanager
-    def locked(self, path: str, timeout: Optional[float] = None) -> Iterator[None]:
+    def locked(self, path: str, timeout: Optional[float] = None, create: bool = True) -> Iterator[None]:
         """Hold the lock on a file of our own, after waiting for it at most `timeout` seconds (forever if None).
 
-        Raises TimeoutError, and PermissionError.
+        Without `create`, a lock that does not exist is not needed. Raises TimeoutError, and PermissionError.
         """
         import fcntl
 
-        os.makedirs(os.path.dirname(self.path(path)), mode=0o700, exist_ok=True)
+        directory = os.path.dirname(self.path(path))
+        if not create and not os.path.lexists(self.path(path)):
+            while not os.path.lexists(directory):
+                directory = os.path.dirname(directory)
+            if not os.access(directory, os.W_OK):
+                raise PermissionError(path)  # as if it were made
+            yield
+            return
+        os.makedirs(directory, mode=0o700, exist_ok=True)
         descriptor = os.open(self.path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             deadline = time.monotonic() + (timeout or 0)

@@ -15,11 +15,13 @@ import errno
 from typing import List, Optional
 
 from ..errors import Refused, Skipped
-from ..text.cpus import is_number
+from ..text.cpus import format_list, is_number, parse_list
 from .host import Host
 from .sysfs import CpuList, CpuMask
+from .topology import CPU
 
 IRQ = "/proc/irq"
+ONLINE = f"{CPU}/online"
 # The names of the kinds.
 AFFINITY = "irq.affinity"
 DEFAULT = "irq.default"
@@ -74,6 +76,12 @@ class Irqs(CpuList):
                 raise Skipped(str(refused), permanent=True) from refused
             if refused.code == errno.ENOENT:
                 raise Skipped(str(refused)) from refused
+            online = parse_list(self._host.read(ONLINE) or "")
+            if refused.code == errno.EINVAL and not parse_list(value) & online:
+                super().write(name, format_list(online))
+                raise Skipped(
+                    f"its CPUs {value} are offline: it has all online ones, as the kernel gives it then"
+                ) from None
             raise
 
 

@@ -76,7 +76,7 @@ class Engine:
 
         Without `acts`, its actions do not run. If it fails, it raises IsolationError and leaves the host as it was.
         """
-        with self.journal_file.locked(self._lock_timeout):
+        with self.journal_file.locked(self._lock_timeout, check):
             journal = self._load(check)
             return self._apply(journal, claim, tuple(steps), tuple(steps) if acts else (), check, created_by)
 
@@ -84,7 +84,7 @@ class Engine:
         self, claim: str, steps: Sequence[Step], check: bool, then: Callable[[], T]
     ) -> Tuple[Outcome, T]:
         """Apply a claim, then do what belongs to it. If that fails, the claim is as before. Raises IsolationError."""
-        with self.journal_file.locked(self._lock_timeout):
+        with self.journal_file.locked(self._lock_timeout, check):
             before = self.journal_file.load().claims.get(claim)
         outcome = self.apply(claim, steps, check)
         try:
@@ -138,7 +138,7 @@ class Engine:
 
     def extend(self, claim: str, step: Step, check: bool = False) -> Outcome:
         """Add a step to a claim, unless it already has it; the claim's other steps stay."""
-        with self.journal_file.locked(self._lock_timeout):
+        with self.journal_file.locked(self._lock_timeout, check):
             journal = self._load(check)
             old = journal.claims.get(claim)
             steps = old.steps if old else ()
@@ -155,7 +155,7 @@ class Engine:
 
     def once(self, step: Step, check: bool = False) -> Outcome:
         """Carry out one step that no claim owns: it is not journalled; `Outcome.prior` reverts it."""
-        with self.journal_file.locked(self._lock_timeout):
+        with self.journal_file.locked(self._lock_timeout, check):
             journal = self._load(check)
             claims = {**journal.claims, UNCLAIMED: Claim((step,), ())}
             plan = fold(self.resources, journal, claims, {}, only=lambda _address, author: author.claim == UNCLAIMED)
@@ -172,7 +172,7 @@ class Engine:
         With `created_by`, only claims of that program.
         """
         asked = None if names is None else list(dict.fromkeys(names))
-        with self.journal_file.locked(self._lock_timeout):
+        with self.journal_file.locked(self._lock_timeout, check):
             journal = self._load(check)
             known = [name for name in journal.claims if created_by in (None, journal.claims[name].created_by)]
             leaving = [name for name in (known if asked is None else asked) if name in known]
@@ -195,7 +195,7 @@ class Engine:
     def restore_prior(self, prior: Mapping[str, str], check: bool = False) -> Outcome:
         """Write back values that a module returned as `prior`. Raises IsolationError if one cannot be trusted."""
         values = dict(self.resources.parse(address, value) for address, value in prior.items())
-        with self.journal_file.locked(self._lock_timeout):
+        with self.journal_file.locked(self._lock_timeout, check):
             journal = self._load(check)
             plan = fold_prior(self.resources, journal, values)
             if check:
@@ -204,7 +204,7 @@ class Engine:
 
     def inspect(self) -> Tuple[Journal, Outcome]:
         """The journal, and as an outcome the drift: every setting that the claims would have otherwise."""
-        with self.journal_file.locked(self._lock_timeout):
+        with self.journal_file.locked(self._lock_timeout, check=True):
             journal = self.journal_file.load()
             return journal, self._outcome(fold_claims(self.resources, journal, journal.claims), (), {})
 

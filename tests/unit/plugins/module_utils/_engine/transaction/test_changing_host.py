@@ -287,3 +287,15 @@ def test_only_what_the_kernel_keeps_for_good_is_not_tried_again() -> None:
         kernel.log.clear()
         assert set(engine(kernel).apply("vm", steps).skipped) == reported | for_good
         assert set(engine(kernel).inspect()[0].permanent_skips) == for_good
+
+
+def test_an_interrupt_whose_cpus_are_offline_at_a_revert_gets_those_that_are_online_and_the_claim_goes() -> None:
+    with booted(Baseline(irqs=("0-7", "6", "6-7"))) as kernel:
+        engine(kernel).apply("vm", whole_job("4-7", "slices"))
+        take_offline(kernel, 6)
+        outcome = engine(kernel).revert()
+        assert outcome.skipped["irq.affinity:1"].startswith("its CPUs 6 are offline: it has all online ones")
+        assert kernel.irqs[1] == POSSIBLE - {6} and kernel.irqs[2] == numbers("6-7")
+        assert engine(kernel).inspect()[0].claims == {}
+        engine(kernel).apply("next", whole_job("4-5", "slices"))
+        assert engine(kernel).inspect()[1].notes["vm_cpus"] == "4-5"
