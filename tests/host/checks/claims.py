@@ -6,9 +6,31 @@
 
 from __future__ import annotations
 
+import glob
 import random
 
-from .ground import CGROUP, assert_isolated, cpus, engine, isolate, job, read, revert, snapshot, step, unchanged, write
+from .ground import (
+    CGROUP,
+    assert_isolated,
+    at_end,
+    cpus,
+    engine,
+    isolate,
+    job,
+    managed,
+    put_online,
+    read,
+    refused,
+    revert,
+    sh,
+    snapshot,
+    step,
+    take_offline,
+    unchanged,
+    write,
+)
+
+SLICE = f"{CGROUP}/machine.slice"
 
 CLAIMS = {"first": "4-5", "second": "6-7"}
 
@@ -52,6 +74,74 @@ def check_two_under_partition() -> None:
 def check_two_under_slices() -> None:
     """The same under slices."""
     crosswise("slices")
+
+
+def check_what_was_granted() -> None:
+    """A claim keeps its CPUs while one of them is offline, and when another claim comes meanwhile."""
+    isolate("first", "node:1,^7")
+    assert read(f"{SLICE}/cpuset.cpus") == "4-6"
+    take_offline(6)
+    # Interrupts move when a CPU goes.
+    drift = [change for change in engine().inspect()[1].changes if not change.address.startswith("irq.")]
+    assert drift == [], drift
+    isolate("second", "7")
+    assert read(f"{SLICE}/cpuset.cpus") == "4-7" and read(f"{SLICE}/cpuset.cpus.effective") == "4-5,7"
+    revert("second")
+    assert read(f"{SLICE}/cpuset.cpus") == "4-6"
+    put_online(6)
+    assert read(f"{SLICE}/cpuset.cpus.effective") == "4-6"
+    assert read(f"{SLICE}/cpuset.cpus.partition") == "isolated"
+    revert("first")
+    assert read(f"{CGROUP}/cpuset.cpus.effective") == "0-7"
+
+
+def check_unit_beside_a_growing_partition() -> None:
+    """A unit that lists the CPUs of the second VM lets go of them before the partition has them."""
+    sh("systemctl start own.slice && systemctl set-property --runtime own.slice AllowedCPUs=6-7")
+    at_end(
+        lambda: sh("systemctl stop own.slice; rm -rf /run/systemd/system.control/own.slice.d; systemctl daemon-reload")
+    )
+    before = snapshot()
+    isolate("first", "4")
+    isolate("second", "5-7")
+    assert read(f"{SLICE}/cpuset.cpus.partition") == "isolated" and read(f"{SLICE}/cpuset.cpus") == "4-7"
+    assert not cpus(read(f"{CGROUP}/own.slice/cpuset.cpus.effective")) & cpus("4-7")
+    assert_isolated()
+    revert("second")
+    assert read(f"{SLICE}/cpuset.cpus.partition") == "isolated"
+    revert("first")
+    unchanged(before)
+
+
+def check_step_that_would_invalidate_a_partition() -> None:
+    """It is refused with the names of both claims, and nothing is written."""
+    isolate("vm", "4-5")
+    before = snapshot()
+    overlap = step("cpuset", path="/own.slice", cpus="3-4")
+    for call in (lambda: engine().apply("other", [overlap]), lambda: engine().once(overlap)):
+        sentence = refused(call)
+        assert sentence.startswith("/own.slice cannot have CPU 4, which the partition /machine.slice has"), sentence
+        assert "the claim 'vm'" in sentence, sentence
+    unchanged(before)
+    assert read(f"{SLICE}/cpuset.cpus.partition") == "isolated"
+    isolate("more", "6")
+    revert()
+
+
+def check_interrupt_whose_cpu_is_offline() -> None:
+    """At a revert it gets the online CPUs, with a word, and the claim is gone."""
+    files = sorted(glob.glob("/proc/irq/[0-9]*/smp_affinity_list"), key=lambda path: int(path.split("/")[3]))
+    own = {path: read(path) for path in files if not managed(path)}
+    at_end(lambda: [write(path, value) for path, value in own.items()])
+    path = list(own)[-1]
+    write(path, "6")
+    isolate()
+    take_offline(6)
+    outcome = revert()
+    assert engine().inspect()[0].claims == {}
+    number = path.split("/")[3]
+    assert outcome.skipped[f"irq.affinity:{number}"].startswith("its CPUs 6 are offline"), outcome.skipped
+    assert read(path) == "0-5,7"
 
 
 def check_random_walk() -> None:
