@@ -240,9 +240,12 @@ def role_against_no_op(host: VirtualHost, checkouts: list[Checkout], rounds: int
     what = "the role's second run"
 
     def second_run(root: Path) -> dict[str, float]:
-        return {what: seconds(lambda: play(host, "playbooks/isolate.yml", root=root))}
+        # Each on its own journal: an older checkout may not read that of a newer one.
+        play(host, "playbooks/isolate.yml", root=root)
+        taken = {what: seconds(lambda: play(host, "playbooks/isolate.yml", root=root))}
+        play(host, "playbooks/revert.yml", root=root)
+        return taken
 
-    play(host, "playbooks/isolate.yml")
     contenders = {checkout.name: functools.partial(second_run, checkout.root) for checkout in checkouts}
     spent = alternate(
         {**contenders, "a no-op playbook": lambda: {what: seconds(lambda: play(host, str(no_op)))}}, rounds
@@ -250,6 +253,7 @@ def role_against_no_op(host: VirtualHost, checkouts: list[Checkout], rounds: int
     report_all(spent, checkouts[0].name)
     if len(checkouts) > 1:
         report(f"before: {what}, against a no-op playbook", spent[what]["before"], spent[what]["a no-op playbook"])
+    play(host, "playbooks/isolate.yml")
     imported_modules(host)
     play(host, "playbooks/revert.yml")
 

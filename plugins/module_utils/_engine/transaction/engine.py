@@ -253,5 +253,6 @@ def _still_granted(old: Optional[Claim], steps: Sequence[Step]) -> Tuple[Granted
 
 
 def _lets_go(before: Sequence[Granted], now: Sequence[Granted]) -> bool:
-    """Whether the same options come to something else than before, such as the CPUs of a VM that was pinned anew."""
-    return any(new.get(option, value) != value for old, new in zip(before, now) for option, value in old.items())
+    """Whether the same options no longer come to what they did, as for a VM that was pinned anew; more is no matter."""
+    pairs = ((old[option], new.get(option, "")) for old, new in zip(before, now) for option in old)
+    return any(set(old.split("\n")) - set(new.split("\n")) for old, new in pairs)

@@ -148,3 +148,25 @@ def test_what_is_refused_goes_back_to_what_was_granted() -> None:
         assert seen(kernel) == before
         assert engine(kernel).inspect()[0].claims["one"].granted[0]["cpus"] == "4-6"
         assert engine(kernel).inspect()[1].changes == []
+
+
+def test_interrupts_of_a_device_are_known_by_their_handlers_and_more_of_them_join() -> None:
+    queues = [step("irq_affinity", cpus="4-7", names=["nvme0q*"])]
+
+    def handlers(**numbers_: str) -> None:
+        for number, handler in numbers_.items():
+            kernel.files[f"/sys/kernel/irq/{number[1:]}/actions"] = handler
+
+    with booted() as kernel:
+        handlers(_1="nvme0q1")
+        engine(kernel).apply("vm", queues)
+        assert kernel.irqs[1] == numbers("0-3")
+        kernel.irqs[1] = numbers("2")  # irqbalance moves it, among the host's CPUs
+        kernel.irqs[9] = numbers("0-7")
+        handlers(_9="nvme0q2")
+        assert engine(kernel).apply("vm", queues).changed
+        assert kernel.irqs[1] == numbers("2") and kernel.irqs[9] == numbers("0-3")
+        handlers(_1="eth0", _9="eth1")  # the device is gone, and others have its numbers
+        kernel.irqs[1] = kernel.irqs[9] = numbers("0-7")
+        engine(kernel).apply("other", [step("cpu_governor", cpus="0", governor="performance")])
+        assert kernel.irqs[1] == kernel.irqs[9] == numbers("0-7")
