@@ -83,7 +83,8 @@ def check_fork_storm() -> None:
 def check_storm_goes_home() -> None:
     """While they fork, a revert takes them all back, children and orphans alike."""
     _make("storm", "shelter")
-    storm = _start_in("storm", f"{PROGRAMS}/storm", "8", str(STORM["rate"]), "5")
+    # In a process group of its own, which leads an orphan whose parent has ended home, whoever else is there.
+    storm = _start_in("storm", f"{PROGRAMS}/storm", "8", str(STORM["rate"]), "5", start_new_session=True)
     engine().apply("host", [step("move_tasks", source="/storm", target="/shelter")])
     assert not _tasks("storm")
     time.sleep(1)

@@ -101,7 +101,7 @@ def check_journals() -> None:
     elsewhere = {**good, "baseline": {"cgroup.cpus:/../../../etc/passwd": "0"}}
     for content, word in (
         ("{not json", "cannot be read"),
-        (json.dumps({**good, "format": 99}), "format"),
+        (json.dumps({**good, "format": 99, "reader": 99}), "format 99"),
         (json.dumps(elsewhere), "etc/passwd"),
         (json.dumps({**good, "baseline": {"irq.affinity:1": "$(reboot)"}}), "$(reboot)"),
     ):
