@@ -261,7 +261,7 @@ def role_against_no_op(host: VirtualHost, checkouts: list[Checkout], rounds: int
 def imported_modules(host: VirtualHost) -> None:
     """The fifth figure."""
     play(host, "playbooks/isolate.yml", ANSIBLE_KEEP_REMOTE_FILES="1")
-    newest = "ls -t /root/.ansible/tmp/*/AnsiballZ_transaction.py | head -n 1"
+    newest = "ls -t ~/.ansible/tmp/*/AnsiballZ_transaction.py | head -n 1"
     pattern = r"import time:\s+(\d+) \|\s+\d+ \|\s+ansible_collections\.vfio\.isolation\.plugins\.(\S+)"
     for how, before, after in (
         ("compiled on the host", f"mv {CODE} {CODE}.away", f"mv {CODE}.away {CODE}"),
@@ -273,7 +273,7 @@ def imported_modules(host: VirtualHost) -> None:
         print(f"the role's second run, {how}: {len(rows)} modules, {sum(row[0] for row in rows) / 1000:.0f} ms")
         for spent, name in rows:
             print(f"  {spent / 1000:6.1f} ms  {name}")
-    host.run("rm -rf /root/.ansible/tmp")
+    host.run("rm -rf ~/.ansible/tmp")
 
 
 def install(host: VirtualHost, checkouts: list[Checkout]) -> None:

@@ -135,8 +135,8 @@ def test_what_was_compiled_is_kept_as_long_as_there_is_a_claim(host: VirtualHost
     again = play(host, "playbooks/isolate.yml", *vm_cpus, ANSIBLE_KEEP_REMOTE_FILES="1")
     assert "changed=0" in again.stdout, again.stdout
     assert host.run(status).stdout == "600 0 1\n" and host.run(f"sha256sum {cache}").stdout == kept
-    module = host.run("ls -t /root/.ansible/tmp/*/AnsiballZ_transaction.py | head -n 1").stdout.strip()
-    done = host.run(f"python3 - {module} 2>&1; rm -rf /root/.ansible/tmp", given=COMPILED.encode())
+    module = host.run("ls -t ~/.ansible/tmp/*/AnsiballZ_transaction.py | head -n 1").stdout.strip()
+    done = host.run(f"python3 - {module} 2>&1; rm -rf ~/.ansible/tmp", given=COMPILED.encode())
     compiled = {line.rpartition("module_utils/")[2] for line in done.stdout.splitlines() if "/vfio/isolation/" in line}
     assert "_zip_importer.py" in compiled, done.stdout
     assert not [name for name in compiled if "/steps/" in name or "/transaction/" in name], compiled

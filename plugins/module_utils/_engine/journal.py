@@ -137,9 +137,8 @@ class JournalFile:
 
     @staticmethod
     def _granted(given: Any) -> Dict[str, str]:
+        _check_type(str, "granted", *given.values())
         for option, value in given.items():
-            if not isinstance(value, str):
-                raise IsolationError(f"granted {option!r} is {value!r}")
             if option not in NOT_LISTS:
                 parse_list(value)
             elif not re.match(NOT_LISTS[option], value):

@@ -18,10 +18,9 @@ from ..errors import Refused, Skipped
 from ..text.cpus import format_list, is_number, parse_list
 from .host import Host
 from .sysfs import CpuList, CpuMask
-from .topology import CPU
+from .topology import SysfsTopology
 
 IRQ = "/proc/irq"
-ONLINE = f"{CPU}/online"
 # The names of the kinds.
 AFFINITY = "irq.affinity"
 DEFAULT = "irq.default"
@@ -76,7 +75,7 @@ class Irqs(CpuList):
                 raise Skipped(str(refused), permanent=True) from refused
             if refused.code == errno.ENOENT:
                 raise Skipped(str(refused)) from refused
-            online = parse_list(self._host.read(ONLINE) or "")
+            online = SysfsTopology(self._host).online()
             if refused.code == errno.EINVAL and not parse_list(value) & online:
                 super().write(name, format_list(online))
                 raise Skipped(

@@ -150,22 +150,18 @@ class View:
         topology = self.resources.topology
 
         def now() -> str:
-            return format_list(evaluate(expression, topology, option, must_be_online=not self.was_applied))
+            cpus = evaluate(expression, topology, option, must_be_online=not self.was_applied)
+            return format_list(cpus | (parse_list(self.granted_before().get(option, "")) - topology.online()))
 
-        cpus = parse_list(self.grant(option, now))
-        gone = parse_list(self.granted_before().get(option, "")) - topology.online()
-        if gone - cpus:
-            cpus |= gone
-            self.grant(option, lambda: format_list(cpus), anew=True)
-        return cpus
+        return parse_list(self.grant(option, now))
 
-    def grant(self, option: str, now: Callable[[], str], anew: bool = False) -> str:
+    def grant(self, option: str, now: Callable[[], str]) -> str:
         """What an option of the step that is being planned comes to.
 
         That is what it came to when its claim was made, or what it comes to `now` if that was not recorded, or if the
         claim is being applied: then what was granted counts if `now` raises IsolationError.
         """
-        before = {} if anew else self.granted_before()
+        before = self.granted_before()
         if option in before and self.author.claim != self.applied:
             value = before[option]
         else:
@@ -179,8 +175,12 @@ class View:
                     f"claim {self.author.claim}, step {self.author.position + 1} ({self.author.step}) keeps {option}"
                     f" {value}, as they cannot be evaluated now: {error}"
                 )
-        self.granted.setdefault(self.author.claim, {}).setdefault(self.author.position, {})[option] = value
+        self.record_grant(option, value)
         return value
+
+    def record_grant(self, option: str, value: str) -> None:
+        """Record what an option of the step that is being planned comes to."""
+        self.granted.setdefault(self.author.claim, {}).setdefault(self.author.position, {})[option] = value
 
     def granted_before(self) -> Granted:
         """What was granted to the step that is being planned when its claim was made."""

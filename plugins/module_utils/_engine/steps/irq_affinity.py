@@ -87,7 +87,7 @@ def _chosen(arguments: Mapping[str, Any], view: View) -> Optional[List[int]]:
     except IsolationError:
         if not numbers:
             raise
-    view.grant("irqs", lambda: "\n".join(f"{number} {irqs.actions(number)}" for number in sorted(numbers)), anew=True)
+    view.record_grant("irqs", "\n".join(f"{number} {irqs.actions(number)}" for number in sorted(numbers)))
     return sorted(numbers)
 
 

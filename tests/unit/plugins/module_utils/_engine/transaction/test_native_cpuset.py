@@ -33,11 +33,10 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytestmark = pytest.mark.skipif(
-    not mounted() or len(os.sched_getaffinity(0)) < 2,
-    reason="this machine has no cgroup v1 cpuset hierarchy that may be written, or one CPU only",
-)
+NO_V1 = "this machine has no cgroup v1 cpuset hierarchy that may be written, or one CPU only"
+pytestmark = pytest.mark.skipif(not mounted() or len(os.sched_getaffinity(0)) < 2, reason=NO_V1)
 
+NO_GCC = "this machine has no gcc to compile tests/host/programs/storm.c"
 NO_V2 = "this machine has no cgroup v2 hierarchy that may be written"
 FORKS = "while :; do sleep 0.01 & wait; done"
 
@@ -275,9 +274,7 @@ def _all_in(there: str, other: str, host: Corner) -> None:
         time.sleep(0.001)
 
 
-@pytest.mark.skipif(
-    shutil.which("gcc") is None, reason="this machine has no gcc to compile tests/host/programs/storm.c"
-)
+@pytest.mark.skipif(shutil.which("gcc") is None, reason=NO_GCC)
 @pytest.mark.parametrize(
     "unified", [False, pytest.param(True, marks=pytest.mark.skipif(not mounted(V2), reason=NO_V2))]
 )
