@@ -28,7 +28,7 @@ from .text.cpus import parse_list
 # 1 (of 0.1.0's first builds) did not record what was granted; claims of such a journal are evaluated again.
 FORMAT, READER = 2, 2
 VERSION = "0.1.0"  # of this collection
-KNOWN = {"format", "reader", "version", "boot_id", "kept_off", "refused", "claims", "baseline"}
+KNOWN = {"format", "reader", "version", "boot_id", "kept_off", "refused", "claims", "baseline", "given"}
 KNOWN_OF_CLAIM = {"steps", "holds", "maker"}
 # What was granted is a list of CPUs or NUMA nodes, except for these options: an interrupt a line, with its handlers,
 # and names with commas between them.
@@ -132,8 +132,15 @@ class JournalFile:
         _check_type(str, "refused", *content["refused"].values())
         skips = {self._address(address): reason for address, reason in content["refused"].items()}
         parse_list(content["kept_off"])
+        last = {
+            self._address(address): self._last(address, values) for address, values in content.get("given", {}).items()
+        }
         unknown = {key: value for key, value in content.items() if key not in KNOWN}
-        return Journal(baseline, claims, content["kept_off"], skips, unknown)
+        return Journal(baseline, claims, content["kept_off"], skips, last, unknown)
+
+    def _last(self, address: str, values: Any) -> Tuple[str, ...]:
+        _check_type(list, f"given to {address}", values)
+        return tuple(self._resources.parse(address, value)[1] for value in values)
 
     @staticmethod
     def _granted(given: Any) -> Dict[str, str]:
@@ -164,8 +171,8 @@ class JournalFile:
                 self._checked.add(setting)
 
     def save(self, journal: Journal) -> None:
-        """Make the journal durable; without a claim there is nothing to keep, and the file is removed."""
-        if not journal.claims:
+        """Make the journal durable; without a claim, and if nothing is owed, the file is removed."""
+        if not journal.claims and not journal.baseline:
             self._host.remove(JOURNAL)
             with contextlib.suppress(Refused):  # it only takes memory
                 self._host.remove(CODE)
@@ -192,6 +199,7 @@ class JournalFile:
                 for name, claim in journal.claims.items()
             },
             "baseline": journal.baseline,
+            "given": journal.given,
         }
         # A line each, for people; not indented, since Python encodes that ten times as slowly.
         lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())

@@ -77,7 +77,14 @@ class Journal(NamedTuple):
     claims: Dict[str, Claim]
     kept_off: str = ""  # CPUs that threads of the root cgroup are kept off, as a CPU list
     permanent_skips: Mapping[Address, str] = {}  # with the reason: later runs do not try them again
+    # What threads and tasks were given last, affinities and cgroups; while a run writes, what it gives them as well.
+    given: Mapping[Address, Tuple[str, ...]] = {}
     unknown: Mapping[str, Any] = {}  # what a later version has written
+
+    def owed(self) -> Dict[Address, str]:
+        """The baseline of what no claim holds any more: it could not be restored, because CPUs were offline."""
+        held = {address for claim in self.claims.values() for address in claim.holds}
+        return {address: value for address, value in self.baseline.items() if address not in held}
 
 
 class Change(NamedTuple):

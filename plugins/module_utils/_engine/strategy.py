@@ -9,11 +9,12 @@
 from __future__ import annotations
 
 import re
-from typing import Dict, Tuple
+from itertools import combinations
+from typing import Dict, List, Optional, Set, Tuple
 
 from .errors import IsolationError
 from .text.cgroup_path import is_within, parent_of
-from .text.cpus import NONE, CpuSet
+from .text.cpus import NONE, CpuSet, format_list
 
 PARTITION, SLICES, TASKS = "partition", "slices", "tasks"
 
@@ -49,23 +50,47 @@ class Reservation:
 
     def __init__(self) -> None:
         self.by_cgroup: Dict[str, CpuSet] = {}
-        self.partition_types: Dict[str, str] = {}
+        self._claims: List[Tuple[str, str, CpuSet]] = []  # claim, cgroup, CPUs
+        self.partitions: Dict[str, str] = {}  # the type that is requested for each
+        self.shared: Set[str] = set()  # cgroups with reservations of strategy slices
         self.host_nodes: CpuSet = NONE  # the NUMA nodes that steps named for the host's memory
 
-    def add(self, cgroup: str, cpus: CpuSet) -> None:
+    def add(self, cgroup: str, cpus: CpuSet, claim: str = "") -> None:
         """Reserve CPUs for what is in a cgroup."""
+        self._claims.append((claim, cgroup, cpus))
         self.by_cgroup[cgroup] = self.by_cgroup.get(cgroup, NONE) | cpus
 
-    def add_type(self, cgroup: str, kind: str) -> str:
-        """Request a partition type. Returns the one that fits all: threads that are not pinned need `root`."""
-        types = {kind, self.partition_types.get(cgroup, kind)}
-        self.partition_types[cgroup] = "root" if "root" in types else "isolated"
-        return self.partition_types[cgroup]
+    def add_partition(self, cgroup: str, kind: str) -> None:
+        """Request a partition of a type."""
+        self.partitions[cgroup] = "root" if "root" in (kind, self.partitions.get(cgroup)) else "isolated"
+
+    def partition_type(self, cgroup: str) -> str:
+        """The type that fits all that is in a partition: threads that are not pinned need `root`."""
+        return "root" if any(is_within(shared, cgroup) for shared in self.shared) else self.partitions[cgroup]
 
     @property
     def cpus(self) -> CpuSet:
         """All reserved CPUs."""
         return NONE.union(*self.by_cgroup.values())
+
+    def conflict(self, claim: str) -> Optional[str]:
+        """The first CPU that a claim, or another one in its place, reserves inside and outside of a partition."""
+        for (one, cgroup, cpus), (two, other, theirs) in combinations(self._claims, 2):
+            inside, outside = self._partition_of(cgroup), self._partition_of(other)
+            if cpus & theirs and inside != outside and claim in (one, two):
+                shared = format_list(cpus & theirs)
+                return (
+                    f"CPU {shared} cannot be in the partition {inside or outside} and outside of it:"
+                    f" the claim {one!r} reserves it for {cgroup}, the claim {two!r} for {other}"
+                )
+        return None
+
+    def _partition_of(self, cgroup: str) -> Optional[str]:
+        return next((partition for partition in self.partitions if is_within(cgroup, partition)), None)
+
+    def within(self, cgroup: str) -> CpuSet:
+        """The CPUs reserved for a cgroup and for those below it."""
+        return NONE.union(*(cpus for reserved, cpus in self.by_cgroup.items() if is_within(reserved, cgroup)))
 
     def is_above(self, cgroup: str) -> bool:
         """Whether CPUs are reserved for this cgroup or for one below it."""

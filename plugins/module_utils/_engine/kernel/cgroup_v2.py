@@ -12,11 +12,11 @@ Source: Documentation/admin-guide/cgroup-v2.rst, section Cpuset.
 from __future__ import annotations
 
 import json
-from typing import List, Optional, Set, Tuple
+from typing import Callable, List, Optional, Set, Tuple
 
 from ..paths import LISTS_TO_WRITE_BACK
-from ..text.cgroup_path import is_valid
-from ..text.cpus import parse_list
+from ..text.cgroup_path import is_valid, parent_of
+from ..text.cpus import CpuSet, format_list, parse_list
 from .cgroup import Cgroups
 from .host import Host
 from .notes import read_note
@@ -73,26 +73,50 @@ class CgroupsV2(Cgroups):
         again below the parent, and every other list is written back. False if that would disturb partitions, running
         VMs, or cpusets that systemd does not own, such as those of containers.
         """
-        if any(self.populated(place) for place in VM_SLICES):
+        if not self.may_inherit_again(parent, self.is_partition):
             return False
         lists: List[List[str]] = []
         enabled: List[str] = []
         for path, _children in self.walk(parent):
             if path != parent:
-                if self.read(path, PARTITION_FILE) not in ("", "member"):
-                    return False
                 for name in LISTS:
                     value = "" if (path, name) in self.emptied else self.read(path, name)
                     lists += [[path, name, value]] if value else []
             if "cpuset" in self.read(path, "cgroup.subtree_control").split():
-                if path != parent and self.owner(path) is None:
-                    return False
                 enabled.append(path)
         self.host.save(LISTS_TO_WRITE_BACK, json.dumps([enabled, lists]), 0o600)
         for path in reversed(enabled):
             self.host.write(self.file(path, "cgroup.subtree_control"), "-cpuset")
         self.finish()
         return True
+
+    def free_cpus(self, partition: str, cpus: CpuSet) -> None:
+        """Make the lists beside a partition inherited that should have been emptied; beside a valid one that cannot be.
+
+        At least take the CPUs that the partition is to have out of them: these would make it invalid.
+        """
+        parent = parent_of(partition)
+        for sibling in self.children(parent):
+            listed = self.cpus(sibling)
+            if not listed or (sibling, "cpuset.cpus") not in self.emptied:
+                continue
+            if self.inherit_again(parent):
+                return
+            if listed & cpus:
+                self.host.write(self.file(sibling, "cpuset.cpus"), format_list(listed - cpus))
+
+    def may_inherit_again(self, parent: str, is_partition: Callable[[str], bool]) -> bool:
+        """Whether that disturbs nobody."""
+        if any(self.populated(place) for place in VM_SLICES):
+            return False
+        below = [path for path, _children in self.walk(parent) if path != parent]
+        foreign = [path for path in below if self.owner(path) is None]
+        enabled = ("cpuset" in self.read(path, "cgroup.subtree_control").split() for path in foreign)
+        return not any(enabled) and not any(is_partition(path) for path in below)
+
+    def is_partition(self, cgroup: str) -> bool:
+        """Whether it is a partition, valid or not."""
+        return self.read(cgroup, PARTITION_FILE) not in ("", "member")
 
     def finish(self) -> None:
         """Write back the lists that `inherit_again` removed, even in a run that was killed."""

@@ -31,11 +31,14 @@ class Cpufreq:
         self.host = host
 
     def policies(self) -> List[Tuple[str, CpuSet]]:
-        """Every policy with its online CPUs, by number; none if there is no cpufreq driver."""
+        """Every policy with its CPUs, by number; a policy has none if all are offline.
+
+        None if there is no cpufreq driver.
+        """
         names = [name for name in self.host.list(CPUFREQ) if name[:6] == "policy" and is_number(name[6:])]
         names.sort(key=lambda name: int(name[6:]))
         return [
-            (name, parse_list((self.host.read(f"{CPUFREQ}/{name}/affected_cpus") or "").replace(" ", ",")))
+            (name, parse_list((self.host.read(f"{CPUFREQ}/{name}/related_cpus") or "").replace(" ", ",")))
             for name in names
         ]
 
@@ -63,3 +66,7 @@ class PolicyFile(Word):
 
     def __init__(self, host: Host, file: str, stage: Stage = Stage.SET) -> None:
         super().__init__(host, "cpufreq", "policy[0-9]{1,9}", lambda name: f"{CPUFREQ}/{name}/{file}", stage)
+
+    def is_offline(self, name: str) -> bool:
+        """The kernel returns EBUSY for every file of a policy without an online CPU."""
+        return self._host.exists(self.where(name)) and self.read(name) is None

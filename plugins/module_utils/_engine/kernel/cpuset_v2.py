@@ -12,9 +12,10 @@ Source: Documentation/admin-guide/cgroup-v2.rst, section Cpuset.
 from __future__ import annotations
 
 import errno
-from typing import Dict, List, Optional, Set, Tuple
+from typing import Callable, Dict, List, Optional, Set, Tuple
 
 from ..errors import Refused, Skipped
+from ..model import Address
 from ..text.cgroup_path import parent_of
 from ..text.cpus import format_list, parse_list
 from .cgroup_v2 import PARTITION_FILE, CgroupsV2
@@ -22,6 +23,8 @@ from .cpuset import ALLOWED_CPUS, ALLOWED_MEMORY_NODES, CONTROLLER, CPUS, MEMS, 
 from .kind import Kind
 from .stages import Stage, Write
 from .systemd import RuntimeDropIn
+
+EMPTIES_NO_LIST = "the kernel empties no list of a cgroup with tasks"
 
 
 class KindV2(CgroupKind):
@@ -93,6 +96,8 @@ class CpusetList(ListKind):
         if not value and (name, self._file) in self._cgroups.emptied:
             self._make_inherited(name)
             return
+        if self._cgroups.is_partition(name):
+            self._cgroups.free_cpus(name, parse_list(value))
         unit = self._cgroups.owner(name)
         if unit and (name, value) in self._set:
             self._write_behind_systemd(name, value)
@@ -105,8 +110,7 @@ class CpusetList(ListKind):
             except Refused as refused:
                 if value or refused.code != errno.ENOSPC:
                     raise
-        if not value:
-            self._cgroups.emptied.add((name, self._file))
+        (self._cgroups.emptied.discard if value else self._cgroups.emptied.add)((name, self._file))
 
     def _write_behind_systemd(self, name: str, value: str) -> None:
         """Write a list directly, because systemd dropped it: before, too, it was set without systemd."""
@@ -119,7 +123,18 @@ class CpusetList(ListKind):
         if not self._cgroups.inherit_again(parent_of(name)):
             everything = self._cgroups.read("/", f"{self._file}.effective")
             self._cgroups.host.write(self.where(name), everything)
-            raise Skipped(f"the kernel empties no list of a cgroup with tasks: it holds all of {everything} now")
+            raise Skipped(f"{EMPTIES_NO_LIST}: it holds all of {everything} now")
+
+    def why_not(self, name: str, new: str, to_come: Callable[[Address], str]) -> Optional[str]:
+        """The same, as far as it is known before."""
+        parent = parent_of(name)
+
+        def stays_partition(path: str) -> bool:
+            return self._cgroups.is_partition(path) and to_come(Address(PARTITION, path)) != "member"
+
+        if new or not self._cgroups.populated(name) or to_come(Address(CONTROLLER, parent)) != "enabled":
+            return None
+        return None if self._cgroups.may_inherit_again(parent, stays_partition) else EMPTIES_NO_LIST
 
     def writes(self, name: str, old: str, new: str) -> List[Write]:
         """First all lists shrink to what they keep, or let go of all they had; then partitions grow, then siblings.
@@ -133,7 +148,7 @@ class CpusetList(ListKind):
         again = Write(Stage.WRITE_LIST_AGAIN, new)
         if not before or (after and kept == after):
             return [Write(Stage.SHRINK_TO_KEPT, new), again]
-        is_partition = self._cgroups.read(name, PARTITION_FILE) not in ("", "member")
+        is_partition = self._cgroups.is_partition(name)
         if not kept and not is_partition:
             return [Write(Stage.LET_GO, new), again]
         shrunk = [Write(Stage.SHRINK_TO_KEPT, format_list(kept))] if kept not in (frozenset(), before) else []
@@ -153,24 +168,8 @@ class Partition(KindV2):
     def write(self, name: str, value: str) -> None:
         """Set the partition type."""
         if value != "member":
-            self._free_cpus(name)
+            self._cgroups.free_cpus(name, self._cgroups.cpus(name))
         self._cgroups.host.write(self.where(name), value.split()[0])
-
-    def _free_cpus(self, name: str) -> None:
-        """Empty the lists that are still to be emptied, while that is possible: beside a partition it is not.
-
-        At least take the partition's CPUs out of them: these would make it invalid.
-        """
-        own = self._cgroups.cpus(name)
-        parent = parent_of(name)
-        for sibling in self._cgroups.children(parent):
-            listed = self._cgroups.cpus(sibling)
-            if not listed or (sibling, "cpuset.cpus") not in self._cgroups.emptied:
-                continue
-            if self._cgroups.inherit_again(parent):
-                return
-            if listed & own:
-                self._cgroups.host.write(self._cgroups.file(sibling, "cpuset.cpus"), format_list(listed - own))
 
     def writes(self, name: str, old: str, new: str) -> List[Write]:
         """Dissolved before any list changes, formed after all have. root and isolated change into each other in place.

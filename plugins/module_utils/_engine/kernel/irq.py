@@ -15,6 +15,7 @@ import errno
 from typing import List, Optional
 
 from ..errors import Refused, Skipped
+from ..model import Address
 from ..text.cpus import format_list, is_number, parse_list
 from .host import Host
 from .sysfs import CpuList, CpuMask
@@ -24,6 +25,7 @@ IRQ = "/proc/irq"
 # The names of the kinds.
 AFFINITY = "irq.affinity"
 DEFAULT = "irq.default"
+NEW_INTERRUPTS = Address(DEFAULT, "")
 
 
 class Irqs(CpuList):

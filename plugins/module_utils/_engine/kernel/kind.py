@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable, List, Optional
+from typing import Callable, Iterable, List, Optional
 
 from ..model import Address
 from ..text.cpus import format_list, parse_list
@@ -41,6 +41,8 @@ class Kind:
     held_when_right = False
     # What is recorded is not the value before, but what its owner requested.
     records_request = False
+    # What it was given last is recorded, too: its owner may choose another value since.
+    records_given = False
 
     def read(self, name: str) -> Optional[str]:
         """The current value, normalised; None if the setting does not exist (any more)."""
@@ -71,6 +73,14 @@ class Kind:
             return format_list(parse_list(value)) == value
         except ValueError:
             return False
+
+    def is_offline(self, name: str) -> bool:
+        """Whether it exists, but can be neither read nor written, because its CPUs are offline."""
+        return False
+
+    def why_not(self, name: str, new: str, to_come: Callable[[Address], str]) -> Optional[str]:
+        """Why a write would leave it alone, if that is known without one; `to_come` gives the values after the run."""
+        return None
 
     def depends_on(self, name: str) -> Optional[Address]:
         """The setting for the existence of what this one belongs to; None if no claim can change that."""

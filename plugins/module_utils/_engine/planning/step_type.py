@@ -8,9 +8,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Dict, Mapping, Sequence, Set
+from typing import Any, ClassVar, Dict, Mapping
 
-from ..model import Address
 from ..resources import Resources
 from .view import View
 
@@ -31,10 +30,3 @@ class StepType:
     def act(self, arguments: Mapping[str, Any], resources: Resources) -> Dict[str, Any]:
         """Run the action. Returns what to report. Raises IsolationError."""
         raise NotImplementedError
-
-    def destinations(self, arguments: Mapping[str, Any]) -> Sequence[str]:
-        """The cgroups that it moves tasks to."""
-        return ()
-
-    def plan_inheritors(self, view: View, held: Set[Address]) -> None:
-        """Plan the values of settings that appeared while the step was applied, now that its claim leaves."""

@@ -60,15 +60,16 @@ def _residents(view: View, target: str) -> List[Address]:
     ]
 
 
-def plan_return(view: View, held: Set[Address], places: Iterable[str]) -> None:
+def plan_return(view: View, held: Set[Address]) -> None:
     """Plan the way back for tasks that leaving claims moved, before any other claim is planned.
 
     A task that its owner moved elsewhere meanwhile stays there.
     """
-    targets = {place for place in places if view.actual(Address(EXISTS, place)) == "present"}
-    back = {name: view.restored[Address(TASK_CGROUP, name)] for name in of_kind(view.restored, TASK_CGROUP)}
-    if not back:
-        return
+    moving = [Address(TASK_CGROUP, name) for name in of_kind(view.restored, TASK_CGROUP)]
+    back = {address.name: view.restored[address] for address in moving}
+    given = view.journal.given
+    places = {place for address in moving for place in given.get(address, (view.actual(address),))}
+    targets = {place for place in places if place and view.actual(Address(EXISTS, place)) == "present"}
     moved = set(of_kind(held, TASK_CGROUP))
     homes = set(back.values()) - targets
     ancestry = Ancestry(view, moved)

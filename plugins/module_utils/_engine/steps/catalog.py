@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Sequence, Set, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 from ..arguments import read_item, validated
 from ..errors import IsolationError
@@ -103,8 +103,3 @@ def read_steps(items: Sequence[Any]) -> List[Step]:
         except IsolationError as error:
             raise IsolationError(f"{where}: {error}") from None
     return steps
-
-
-def destinations(steps: Iterable[Step]) -> Set[str]:
-    """The cgroups that steps move tasks to."""
-    return {place for step in steps for place in STEPS[step.name].destinations(step.arguments)}

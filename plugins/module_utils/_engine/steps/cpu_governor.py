@@ -33,8 +33,12 @@ class CpuGovernor(StepType):
         governor = arguments["governor"]
         cpus = view.evaluate(arguments["cpus"], "cpus")
         cpufreq = view.resources.cpufreq
-        # A policy whose CPUs are all offline names none of them.
-        granted = view.grant("policies", lambda: ",".join(name for name, own in cpufreq.policies() if own & cpus))
+        before = view.granted_before().get("policies", "").split(",")
+
+        def now() -> str:  # a policy whose CPUs are all offline names none of them
+            return ",".join(name for name, own in cpufreq.policies() if own & cpus or (not own and name in before))
+
+        granted = view.grant("policies", now)
         policies = [name for name in granted.split(",") if name]
         if not policies:
             sentence = f"CPUs {format_list(cpus)} have no cpufreq policy: this kernel does not control their frequency"

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Mapping, Sequence
+from typing import Any, ClassVar, Mapping
 
 from ..errors import IsolationError
 from ..kernel.cgroup import FLAGS
@@ -71,10 +71,6 @@ class Cpuset(StepType):
             view.assign(Address(PARTITION, path), arguments["partition"])
         for flag, value in flags.items():
             view.assign(Address(flag_kind(flag), path), "1" if value else "0")
-
-    def destinations(self, arguments: Mapping[str, Any]) -> Sequence[str]:
-        """The parent of a cgroup that is to be absent."""
-        return [parent_of(cgroup_path.normalized(arguments["path"]))] if arguments["state"] == "absent" else []
 
 
 def _check_version(path: str, partition: Any, flags: Mapping[str, bool], view: View) -> None:

@@ -13,14 +13,12 @@ import re
 from typing import Any, ClassVar, List, Mapping, Optional, Set, Tuple
 
 from ..errors import IsolationError
-from ..kernel.irq import AFFINITY, DEFAULT, IRQ
+from ..kernel.irq import AFFINITY, IRQ, NEW_INTERRUPTS
 from ..kernel.irqbalance import BANNED, NO_ANSWER
 from ..model import Address
 from ..planning.step_type import ArgumentSpec, StepType
 from ..planning.view import View
 from ..text.cpus import NONE, CpuSet, format_list
-
-NEW_INTERRUPTS = Address(DEFAULT, "")
 
 
 class Masked:
@@ -59,20 +57,6 @@ class IrqAffinity(StepType):
             view.assign(NEW_INTERRUPTS, _changed(view, NEW_INTERRUPTS, operation, cpus))
         if (everything and operation == "mask") if arguments["irqbalance"] is None else arguments["irqbalance"]:
             _ban(view, operation, cpus)
-
-    def plan_inheritors(self, view: View, held: Set[Address]) -> None:
-        """Give interrupts that were requested under a narrowed default the value that the default is restored to.
-
-        They inherited the narrow default and have no earlier value.
-        """
-        narrow, wide = view.actual(NEW_INTERRUPTS), view.get(NEW_INTERRUPTS)
-        if NEW_INTERRUPTS not in view.restored or narrow == wide:
-            return
-        for number in view.resources.irqs.numbers():
-            address = Address(AFFINITY, str(number))
-            inherited = address not in held and address not in view.planned and view.actual(address) == narrow
-            if inherited and not view.resources.irqs.immovable(number):
-                view.assign(address, wide)
 
 
 def _chosen(arguments: Mapping[str, Any], view: View) -> Optional[List[int]]:

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Mapping, Sequence
+from typing import Any, ClassVar, Mapping
 
 from ..errors import IsolationError
 from ..kernel.cpuset import CPUS, MEMS, TASK_CGROUP
@@ -43,10 +43,6 @@ class MoveTasks(StepType):
         staying = move_all(view, source, target, arguments["kernel_threads"])
         if staying:
             view.skips.add(Address(TASK_CGROUP, source), staying)
-
-    def destinations(self, arguments: Mapping[str, Any]) -> Sequence[str]:
-        """The target."""
-        return [cgroup_path.normalized(arguments["target"])]
 
 
 STEP = MoveTasks()

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Mapping, Sequence
+from typing import Any, ClassVar, Mapping
 
 from ..errors import IsolationError
 from ..kernel.cpuset import CPUS, PARTITION
@@ -18,7 +18,7 @@ from ..planning.step_type import ArgumentSpec, StepType
 from ..planning.view import View
 from ..strategy import Reservation, choose
 from ..text import cgroup_path
-from ..text.cgroup_path import parent_of
+from ..text.cgroup_path import is_within, lineage, parent_of
 from ..text.cpus import CpuSet, format_list, parse_list
 
 
@@ -53,7 +53,7 @@ class ReserveCpus(StepType):
                 )
 
         reservation, topology = view.shared(Reservation), view.resources.topology
-        reservation.add(cgroup, cpus | emulator)
+        reservation.add(cgroup, cpus | emulator, view.author.claim)
         # A CPU of the host that is offline now still belongs to it when it comes online again.
         host = topology.present() - reservation.cpus
         if not host & topology.online():
@@ -64,14 +64,15 @@ class ReserveCpus(StepType):
             from ..planning.host_cpuset import move_host  # only hosts with cgroup v1 need it
 
             move_host(view, arguments, reservation, host)
-        elif strategy == "partition":
-            _partition(view, cgroup, _type(arguments["partition_type"], emulator), reservation, host)
-        else:
+            return
+        if strategy == "slices":
+            reservation.shared.add(cgroup)
             _slices(view, reservation, host)
-
-    def destinations(self, arguments: Mapping[str, Any]) -> Sequence[str]:
-        """The cgroup that strategy tasks moves tasks to."""
-        return [cgroup_path.normalized(arguments["host_cgroup"])]
+        else:
+            reservation.add_partition(cgroup, _type(arguments["partition_type"], emulator))
+        for partition in reservation.partitions:
+            if is_within(cgroup, partition):
+                _partition(view, partition, reservation, host)
 
 
 def _type(asked: str, emulator: CpuSet) -> str:
@@ -79,13 +80,11 @@ def _type(asked: str, emulator: CpuSet) -> str:
     return asked if asked != "auto" else ("root" if len(emulator) > 1 else "isolated")
 
 
-def _partition(view: View, cgroup: str, kind: str, reservation: Reservation, host: CpuSet) -> None:
-    own = reservation.by_cgroup[cgroup]
-    for other, theirs in reservation.by_cgroup.items():
-        if other != cgroup and theirs & own:
-            raise IsolationError(f"cpus: CPU {format_list(theirs & own)} is in the partition {other} already")
+def _partition(view: View, cgroup: str, reservation: Reservation, host: CpuSet) -> None:
+    """Plan a partition with the CPUs of all reservations for what is in it, those of other strategies included."""
+    own = reservation.within(cgroup)
     narrow(view, cgroup, own)
-    view.assign(Address(PARTITION, cgroup), reservation.add_type(cgroup, kind))
+    view.assign(Address(PARTITION, cgroup), reservation.partition_type(cgroup))
     for sibling in view.children(parent_of(cgroup)):
         # A sibling that lists one of the CPUs itself would make the partition invalid.
         address = Address(CPUS, sibling)
@@ -98,11 +97,16 @@ def _partition(view: View, cgroup: str, kind: str, reservation: Reservation, hos
 def _slices(view: View, reservation: Reservation, host: CpuSet) -> None:
     for cgroup in reservation.by_cgroup:
         _nobody_else_above(view, cgroup)
+        for path in lineage(cgroup):
+            listed = view.cpus(Address(CPUS, path))
+            if listed and reservation.within(path) - listed:
+                narrow(view, path, listed | reservation.within(path))
     for child in view.children("/"):
         # The cgroups above the VMs must have their CPUs, too.
         if not reservation.is_above(child):
-            listed = view.cpus(Address(CPUS, child))
-            narrow(view, child, ((listed - reservation.cpus) & host if listed else host) or host)
+            left = view.cpus(Address(CPUS, child)) & host
+            # A list of which no CPU is online counts as none: its cgroup would get the VMs' CPUs, too.
+            narrow(view, child, left if left & view.resources.topology.online() else host)
     view.keep_off(reservation.cpus)
 
 

@@ -12,7 +12,7 @@ So the affinity that each thread requested is recorded before, kept as far as it
 
 from __future__ import annotations
 
-from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Collection, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..text.cpus import CpuSet
 
@@ -23,10 +23,11 @@ class Pin(NamedTuple):
     """A thread whose affinity is not just all of its cgroup's CPUs."""
 
     name: str  # as an address names it
-    cpus: CpuSet
+    cpus: CpuSet  # also those that are offline
     before: CpuSet  # the effective CPUs of its cgroup now
-    after: CpuSet  # ... and then
-    confined: bool = False  # whether it is us who bind it, because its cgroup has no cpuset to do so
+    after: CpuSet  # ... and then; both without those that we keep it off, if its cgroup has no cpuset to do so
+    spare: CpuSet  # CPUs that are offline, and that it may have
+    unbound: Collection[CpuSet]  # what a thread has there that requested nothing, or that the kernel has reset
 
 
 def fit(requested: CpuSet, effective: CpuSet) -> CpuSet:
@@ -34,29 +35,21 @@ def fit(requested: CpuSet, effective: CpuSet) -> CpuSet:
     return (requested & effective) or effective
 
 
-def requested_affinity(pin: Pin, recorded: Optional[CpuSet], everything: CpuSet) -> CpuSet:
+def requested_affinity(
+    pin: Pin, recorded: Optional[CpuSet], given: Sequence[CpuSet], online: CpuSet, everything: CpuSet
+) -> CpuSet:
     """What a thread requested: as recorded, unless its owner changed the affinity since.
 
-    It is unchanged if the thread has what we gave it, or what the kernel resets a thread to. One that has all effective
-    CPUs, and never had less that was recorded, requested nothing: it is to have all that its cgroup gives.
+    It is unchanged if the thread has what we gave it last, or would give it, or what the kernel resets a thread to;
+    CPUs that are offline come and go by themselves. One that is unbound, and of which nothing was recorded, requested
+    nothing: it is to have `everything`, the CPUs of the host.
     """
-    if recorded is not None and (pin.confined or pin.cpus in (fit(recorded, pin.before), pin.before)):
-        return recorded
-    return everything if pin.cpus == pin.before else pin.cpus
-
-
-def targets(
-    pins: List[Pin], recorded: Mapping[str, CpuSet], certain: Mapping[str, CpuSet], everything: CpuSet
-) -> Dict[str, Tuple[CpuSet, CpuSet]]:
-    """For every pinned thread its requested affinity, and the one that it is to have.
-
-    What is `certain` is not compared with what the thread has; `everything` are the CPUs of the host.
-    """
-    result = {}
-    for pin in pins:
-        requested = certain.get(pin.name) or requested_affinity(pin, recorded.get(pin.name), everything)
-        result[pin.name] = (requested, fit(requested, pin.after))
-    return result
+    if recorded is not None:
+        # If none of its CPUs is left, the kernel lets it have all, also those of partitions.
+        ours = (fit(recorded, pin.before), *given, *pin.unbound, everything)
+        if pin.cpus & online in [cpus & online for cpus in ours]:
+            return recorded
+    return everything if pin.cpus in pin.unbound else pin.cpus
 
 
 def effective_cpus(

@@ -26,18 +26,23 @@ class Bookkeeping:
 
     def recorded(self, journal: Journal, claims: Mapping[str, Claim], plan: Plan) -> Journal:
         """The journal with the claims, and the baseline of what is about to be touched; saved values stay."""
-        baseline = {change.address: change.before for change in plan.changes if not self._is_request(change.address)}
-        held = {address for holds in plan.holds.values() for address in holds if self._kind(address).held_when_right}
-        baseline.update({address: plan.view.actual(address) or "" for address in held})
-        baseline.update(plan.view.recorded)
-        baseline.update(journal.baseline)
-        baseline.update(plan.requested)
         merged = {
             name: _holding(claim, plan.holds.get(name, ()))._replace(granted=plan.view.granted_to(name, claim))
             for name, claim in claims.items()
         }
-        kept_off = plan.view.kept_off | parse_list(journal.kept_off)  # until all is written, also if a run is killed
-        return journal._replace(baseline=baseline, claims=merged, kept_off=format_list(kept_off))
+        held = {address for claim in merged.values() for address in claim.holds}  # not what goes back with others
+        baseline = {c.address: c.before for c in plan.changes if c.address in held and not self._is_request(c.address)}
+        planned = {address for holds in plan.holds.values() for address in holds}
+        right = {address for address in planned if self._kind(address).held_when_right}
+        baseline.update({address: plan.view.actual(address) or "" for address in right})
+        baseline.update({address: value for address, value in plan.view.recorded.items() if address in held})
+        baseline.update(journal.baseline)
+        baseline.update(plan.requested)
+        # Until all is written, also if a run is killed, what was before counts as well.
+        kept_off = format_list(plan.view.kept_off | parse_list(journal.kept_off))
+        given = {a: tuple(dict.fromkeys((*journal.given.get(a, ()), *new))) for a, new in plan.given.items()}
+        given = {a: values for a, values in {**journal.given, **given}.items() if a in baseline}
+        return journal._replace(baseline=baseline, claims=merged, kept_off=kept_off, given=given)
 
     def with_swept(self, journal: Journal, plan: Plan, swept: Swept) -> Tuple[Journal, Plan]:
         """The journal and the plan with what was forked while tasks were moved."""
@@ -47,11 +52,13 @@ class Bookkeeping:
         holds = {name: plan.holds[name] | {change.address for change in swept.get(name, ())} for name in plan.holds}
         claims = {name: _holding(claim, holds.get(name, ())) for name, claim in journal.claims.items()}
         baseline = {**places, **journal.baseline, **requested}
-        plan = plan._replace(holds=holds, requested={**plan.requested, **requested})
+        last = {change.address: (change.after,) for changes in swept.values() for change in changes}
+        given = {**plan.given, **last}
+        plan = plan._replace(holds=holds, requested={**plan.requested, **requested}, given=given)
         return journal._replace(baseline=baseline, claims=claims), plan
 
     def pruned(self, journal: Journal, plan: Plan, skips: Skips) -> Journal:
-        """The journal without settings that no claim holds any more, and without threads that have ended.
+        """The journal without settings that no claim holds any more, unless they are owed, and without ended threads.
 
         A setting that adds up and could not be restored while another claim lasts is held by that one, and goes with
         it; so are those of its family that appear anew when it is restored.
@@ -67,9 +74,10 @@ class Bookkeeping:
             holds = {*plan.holds[name], *owed, *claim.holds}
             alive = (a for a in holds if not self._is_request(a) or a in plan.requested)
             claims[name] = claim._replace(holds=tuple(sorted(alive)))
-        held = {address for claim in claims.values() for address in claim.holds}
-        baseline = {address: value for address, value in journal.baseline.items() if address in held}
-        return journal._replace(baseline=baseline, claims=claims, kept_off=format_list(plan.view.kept_off))
+        kept = plan.owed.union(*(claim.holds for claim in claims.values()))
+        baseline = {address: value for address, value in journal.baseline.items() if address in kept}
+        given = {a: values for a, values in {**journal.given, **plan.given}.items() if a in baseline}
+        return journal._replace(baseline=baseline, claims=claims, kept_off=format_list(plan.view.kept_off), given=given)
 
     def _is_request(self, address: Address) -> bool:
         return self._kind(address).records_request

@@ -181,16 +181,15 @@ class Engine:
             if unknown:
                 available = ", ".join(sorted(known)) or "none"
                 warnings.append(f"there is no claim {', '.join(unknown)} on this host; there are: {available}")
-            if not leaving:
+            if not leaving and not journal.owed():
                 return Outcome(False, [], {}, {}, {"claims": []}, warnings)
             claims = {name: claim for name, claim in journal.claims.items() if name not in leaving}
             plan = fold_claims(self.resources, journal, claims, [journal.claims[name] for name in leaving])
             plan.view.notes["claims"] = leaving
             plan.view.warnings[:0] = warnings[len(self._warnings()) :]
-            if check:
-                return self._outcome(plan, (), {})._replace(changed=True)
-            writer = self._execution().revert(journal, plan, claims)
-            return self._outcome(plan, (), {}, writer)._replace(changed=True)
+            writer = None if check else self._execution().revert(journal, plan, claims)
+            outcome = self._outcome(plan, (), {}, writer)
+            return outcome._replace(changed=outcome.changed or bool(leaving))
 
     def restore_prior(self, prior: Mapping[str, str], check: bool = False) -> Outcome:
         """Write back values that a module returned as `prior`. Raises IsolationError if one cannot be trusted."""
@@ -230,6 +229,11 @@ class Engine:
         actions: Dict[str, Any],
         writer: Optional[Writer] = None,
     ) -> Outcome:
+        if writer is None:
+            for change in plan.changes:
+                reason = self.resources.kind(change.address).why_not(change.address.name, change.after, plan.view.get)
+                if reason:
+                    plan.view.skips.add(change.address, reason)
         skipped = {**plan.view.skips.reasons(), **(writer.skips.reasons() if writer else {})}
         changes = [change for change in plan.changes if change.address not in skipped]
         if writer:

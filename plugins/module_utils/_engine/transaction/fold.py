@@ -11,14 +11,16 @@ Nothing here writes.
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..errors import IsolationError
-from ..kernel.cpuset import CPUS, EXISTS, PARTITION
-from ..model import Address, Change, Claim, Journal, Step, Values
+from ..kernel.cpuset import CPUS, EXISTS, PARTITION, TASK_CGROUP
+from ..model import Address, Change, Claim, Journal, Values, of_kind
+from ..planning.inheritors import plan_inheritors
 from ..planning.view import NOBODY, Author, View
 from ..resources import Resources
-from ..steps.catalog import STEPS, destinations
+from ..steps.catalog import STEPS
+from ..strategy import Reservation
 from ..text.cgroup_path import parent_of
 from ..text.cpus import NONE, format_list
 from .threads import Threads, plan_threads, resets_affinities
@@ -34,6 +36,8 @@ class Plan(NamedTuple):
     keeps: List[Change]
     view: View
     requested: Dict[Address, str]  # thread affinities to record
+    given: Dict[Address, Tuple[str, ...]]  # what threads and tasks are given
+    owed: Set[Address]  # what cannot be restored before CPUs are online again
     holds: Dict[str, Set[Address]]
 
 
@@ -45,9 +49,8 @@ def fold_claims(
     applied: Optional[str] = None,
 ) -> Plan:
     """Plan all claims, after others have left. What `applied` wants is evaluated, see `View`."""
-    held = {address for claim in leaving for address in claim.holds}
-    steps = [step for claim in leaving for step in claim.steps]
-    return fold(resources, journal, claims, baseline_of(resources, journal, held), leaving=steps, applied=applied)
+    held = {address for claim in leaving for address in claim.holds}.union(journal.owed())
+    return fold(resources, journal, claims, baseline_of(resources, journal, held), applied=applied)
 
 
 def fold_prior(resources: Resources, journal: Journal, prior: Values) -> Plan:
@@ -72,18 +75,17 @@ def fold(
     claims: Mapping[str, Claim],
     restored: Values,
     *,
-    leaving: Sequence[Step] = (),
     only: Optional[Only] = None,
     applied: Optional[str] = None,
 ) -> Plan:
     """Plan all claims, one over the other.
 
     They are planned over the actual values, so what others may move (interrupts, within the host's CPUs) is satisfied
-    as it is. Only the settings of claims that leave or change, `restored`, start from their baseline; `leaving` are
-    the steps of those claims. `only` limits what may change, by address and author.
+    as it is. Only the settings of claims that leave or change, and what is owed, `restored`, start from their baseline.
+    `only` limits what may change, by address and author.
     """
     view = View(resources, journal, claims, restored, applied)
-    _plan_leaving(view, leaving)
+    _plan_leaving(view)
     _plan_claims(view)
     _check_partitions(view)
     _plan_moves(view)
@@ -101,32 +103,34 @@ def fold(
         for address, value in wanted.items()
         if rewritten and resources.kind(address).rewritten_with_cpusets and view.actual(address) == value
     ]
-    certain = {a: v for a, v in view.restored.items() if only and resources.kind(a).records_request}
+    requests = {a: value for a, value in view.restored.items() if resources.kind(a).records_request}
     narrowing = view.narrowing | {name for name, claim in journal.claims.items() if _affects_threads(resources, claim)}
-    threads = Threads([], {})
-    if rewritten or certain or (narrowing and not only) or NOBODY.claim in view.narrowing:
-        threads = plan_threads(view, changes, certain)
+    threads = Threads([], {}, {}, set())
+    if rewritten or requests or (narrowing and not only) or NOBODY.claim in view.narrowing:
+        threads = plan_threads(view, changes, requests if only else {})
     keeps += [change for change in threads.changes if rewritten and change.before == change.after]
     changes += [change for change in threads.changes if change.before != change.after]
     for change in changes:
         if change.address in journal.permanent_skips and change.address not in view.restored:
             view.skips.add(change.address, journal.permanent_skips[change.address], permanent=True)
+    offline = {a for a in wanted if view.actual(a) is None and resources.kind(a).is_offline(a.name)}
+    for address in offline:
+        view.skips.add(address, "its CPUs are offline: it is set by the first run after they are online again")
     changes = [change for change in changes if change.address not in view.skips]
+    moved = {a: (value,) for a, value in view.planned.items() if resources.kind(a).records_given}
     holds = {name: set(view.holds.get(name, ())) for name in claims}
     for name in view.narrowing & set(claims):
         holds[name].update(threads.requested)
-    return Plan(changes, keeps, view, threads.requested, holds)
+    return Plan(changes, keeps, view, threads.requested, {**moved, **threads.given}, offline | threads.owed, holds)
 
 
-def _plan_leaving(view: View, leaving: Sequence[Step]) -> None:
+def _plan_leaving(view: View) -> None:
     held = {address for claim in view.journal.claims.values() for address in claim.holds}
-    for step in leaving:
-        STEPS[step.name].plan_inheritors(view, held)
-    places = destinations(leaving)
-    if places:
+    plan_inheritors(view, held)
+    if any(of_kind(view.restored, TASK_CGROUP)):
         from ..planning.tasks import plan_return  # few claims move tasks
 
-        plan_return(view, held, places)
+        plan_return(view, held)
 
 
 def _plan_claims(view: View) -> None:
@@ -152,6 +156,10 @@ def _check_partitions(view: View) -> None:
 
     Only for what is being applied: claims that stand must not keep each other from being reverted.
     """
+    applied = (NOBODY.claim,) if view.applied is None else (NOBODY.claim, view.applied)
+    conflict = next(filter(None, map(view.shared(Reservation).conflict, applied)), None)
+    if conflict:
+        raise IsolationError(f"cpus: {conflict}")
     for name, value in view.to_come(PARTITION):
         partition = Address(PARTITION, name)
         if value not in ("root", "isolated") or partition not in view.planned:
@@ -161,7 +169,7 @@ def _check_partitions(view: View) -> None:
             listed = Address(CPUS, sibling)
             owners = {view.authors[address].claim for address in (partition, listed) if address in view.authors}
             shared = own & view.cpus(listed) if sibling != name and listed in view.planned else NONE
-            if shared and len(owners) == 2 and owners & {view.applied, NOBODY.claim}:
+            if shared and len(owners) == 2 and owners.intersection(applied):
                 raise IsolationError(
                     f"{sibling} cannot have CPU {format_list(shared)}, which the partition {name} has:"
                     f" {_step_of(view, listed)} wants the one, {_step_of(view, partition)} the other"

@@ -8,48 +8,61 @@
 
 from __future__ import annotations
 
-from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from ..kernel.cpuset import CONTROLLER, CPUS, EXISTS, PARTITION, TASK_AFFINITY
 from ..kernel.host import Host
-from ..kernel.task import Task, TaskId, read_task
+from ..kernel.task import Task, TaskId, allowed_cpus, read_task
 from ..model import Address, Change, Values, of_kind
 from ..planning.view import View
 from ..text.cgroup_path import parent_of
 from ..text.cpus import NONE, CpuSet, format_list, parse_list
-from .affinity import Pin, Tree, effective_cpus, targets
+from .affinity import Pin, Tree, effective_cpus, fit, requested_affinity
 
 
 class Threads(NamedTuple):
-    """For each pinned thread the affinity that it is to have, changed or not, and the one that it requested."""
+    """For each pinned thread the affinity that it is to have, changed or not, and the one that it requested.
+
+    Of these, a thread is `owed` CPUs that are offline: the kernel lets nobody bind it to them now.
+    """
 
     changes: List[Change]
     requested: Dict[Address, str]
+    given: Dict[Address, Tuple[str, ...]]
+    owed: Set[Address]
 
 
 def plan_threads(view: View, changes: List[Change], certain: Values) -> Threads:
     """The affinities that threads are to have after these changes; those in `certain` are restored as they are."""
-    recorded = _affinities({**view.journal.baseline, **certain})
-    pins = _pins(view, changes, set(recorded))
-    now = {pin.name: pin.cpus for pin in pins}
-    found = Threads([], {})
-    for name, (requested, target) in sorted(
-        targets(pins, recorded, _affinities(certain), view.resources.topology.possible()).items()
-    ):
-        address = Address(TASK_AFFINITY, name)
+    topology, sure = view.resources.topology, _affinities(certain)
+    online, everything = topology.online(), topology.possible()
+    recorded, given = _affinities({**view.journal.baseline, **certain}), view.journal.given
+    found = Threads([], {}, {}, set())
+    for pin in sorted(_pins(view, changes, set(recorded)), key=lambda pin: pin.name):
+        name, address = pin.name, Address(TASK_AFFINITY, pin.name)
+        ours = [parse_list(cpus) for cpus in given.get(address, ())]
+        requested = sure.get(name) or requested_affinity(pin, recorded.get(name), ours, online, everything)
         found.requested[address] = format_list(requested)
-        found.changes.append(Change(address, format_list(now[name]), format_list(target)))
-        view.planned[address] = format_list(target)
+        now, cpus = pin.cpus & online, fit(requested, pin.after)
+        # Since Linux 6.2, user threads get CPUs that are offline back by themselves, if they have asked for these.
+        target = format_list(cpus | (requested & pin.spare) if requested & pin.after else cpus)
+        found.changes.append(Change(address, target if now == cpus else format_list(now), target))
+        # The kernel leaves out what is offline, and what is right already is not written.
+        has = [cpus, pin.cpus] if now == cpus else [cpus]
+        found.given[address] = tuple(dict.fromkeys((target, *map(format_list, has))))
+        if requested & topology.present() - online:
+            found.owed.add(address)
+        view.planned[address] = target
     return found
 
 
-def pinned(host: Host, thread: int, effective: Optional[CpuSet]) -> Optional[Tuple[Task, CpuSet]]:
+def pinned(host: Host, thread: int, effective: Optional[CpuSet], offline: CpuSet) -> Optional[Tuple[Task, CpuSet]]:
     """A thread and its affinity, unless it has just all effective CPUs, has ended, or cannot be bound.
 
-    One system call for most threads; only for those that differ a file is read.
+    One system call for most threads; a file is read only for those that differ, or if present CPUs are offline.
     """
-    cpus = host.affinity(thread)
-    if cpus is None or cpus == effective:
+    cpus = allowed_cpus(host, thread) if offline else host.affinity(thread)
+    if cpus is None or (effective and cpus in (effective, effective | offline)):
         return None
     task = read_task(host, thread)
     return (task, cpus) if task and not task.is_bound else None
@@ -74,14 +87,19 @@ def _pins(view: View, changes: List[Change], recorded: Set[str]) -> List[Pin]:
     before = _effective_now(view, tree)
     after = _effective_then(view, tree) if resets_affinities(view, changes) else before
     moved = _moved(view, changes)
+    topology = resources.topology
+    offline = topology.possible() - topology.online() if topology.present() - topology.online() else NONE
     pins = []
     for path, _children in tree:
         kept_off_now = parse_list(view.journal.kept_off) if path == "/" else NONE
         kept_off_then = view.kept_off if path == "/" else NONE
+        unbound = _unbound(view, path, {before[path], before[path] - kept_off_now or before[path]}, offline)
         for thread in resources.cgroups.threads(path):
             confined = bool(kept_off_now | kept_off_then) and thread not in moved
             effective, then = before[path], after.get(moved.get(thread, path), after[path])
-            found = pinned(resources.host, thread, None if confined or thread in known else effective)
+            # Those of the root have CPUs that are offline, until they are reset; then they do not get these back.
+            every = confined or thread in known or (offline and path == "/")
+            found = pinned(resources.host, thread, None if every else effective, offline)
             if not found:
                 continue
             task, cpus = found
@@ -89,9 +107,21 @@ def _pins(view: View, changes: List[Change], recorded: Set[str]) -> List[Pin]:
                 confined = False  # on v1 the tasks of the host can be moved into a cpuset instead
             if confined:
                 effective, then = effective - kept_off_now or effective, then - kept_off_then or then
-            if confined or cpus != effective or task.name in recorded:
-                pins.append(Pin(task.name, cpus, effective, then, confined))
+            if every or cpus not in unbound or task.name in recorded:
+                pins.append(Pin(task.name, cpus, effective, then, offline - kept_off_then, unbound))
     return pins
+
+
+def _unbound(view: View, path: str, effective: Set[CpuSet], offline: CpuSet) -> Set[CpuSet]:
+    """The affinities that threads of a cgroup have that are bound to nothing, or that the kernel or we have reset.
+
+    Those of the root have CPUs that are offline, too, unless these are a partition's.
+    """
+    if path != "/" or not offline or not view.resources.cgroups.inherits:
+        return effective | {cpus | offline for cpus in effective}
+    partitions = [child for child in view.resources.cgroups.children("/") if _is_partition(view.actual, child)]
+    taken = NONE.union(*(parse_list(view.actual(Address(CPUS, child)) or "") for child in partitions))
+    return {cpus | some for cpus in effective for some in (offline, offline - taken)}
 
 
 def _moved(view: View, changes: List[Change]) -> Dict[int, str]:
@@ -126,7 +156,8 @@ def _effective_then(view: View, tree: Tree) -> Dict[str, CpuSet]:
     listed = [*tree, *((path, []) for below in created.values() for path in below)]
     whole = [(path, children + created.get(path, [])) for path, children in listed]
     configured = dict(_configured(view, whole))
-    partitions = {path: cpus for path, cpus in configured.items() if _is_partition(view, path)}
+    inherits = view.resources.cgroups.inherits
+    partitions = {path: cpus for path, cpus in configured.items() if inherits and _is_partition(view.get, path)}
     return effective_cpus(configured, partitions, whole, view.resources.topology.online())
 
 
@@ -139,5 +170,5 @@ def _configured(view: View, tree: Tree) -> Iterator[Tuple[str, CpuSet]]:
             yield path, cpus
 
 
-def _is_partition(view: View, path: str) -> bool:
-    return view.resources.cgroups.inherits and view.get(Address(PARTITION, path)) in ("root", "isolated")
+def _is_partition(read: Callable[[Address], Optional[str]], path: str) -> bool:
+    return read(Address(PARTITION, path)) in ("root", "isolated")

@@ -100,7 +100,7 @@ def _tasks() -> st.SearchStrategy[Any]:
             "/user.slice/user-1000.slice",
         ]
     )
-    user = st.builds(Task, places, some_cpus())
+    user = st.builds(Task, places, some_cpus(), st.just(0))
     kernel = st.builds(Task, st.just("/"), some_cpus(), st.sampled_from([KERNEL_THREAD, KERNEL_THREAD | FIXED]))
     return st.lists(st.one_of(user, kernel), max_size=10).map(tuple)
 

@@ -52,9 +52,28 @@ def test_reservations_add_up_in_any_order(asked: list) -> None:
 @given(st.lists(st.sampled_from(["isolated", "root"]), min_size=1))
 def test_a_partition_is_isolated_unless_one_of_its_reservations_needs_it_to_be_root(kinds: list) -> None:
     reservation = Reservation()
-    given_types = [reservation.add_type("/machine.slice", kind) for kind in kinds]
-    assert given_types[-1] == ("root" if "root" in kinds else "isolated")
-    assert reservation.add_type("/other.slice", "isolated") == "isolated"
+    for kind in kinds:
+        reservation.add_partition("/machine.slice", kind)
+    reservation.add_partition("/other.slice", "isolated")
+    assert reservation.partition_type("/machine.slice") == ("root" if "root" in kinds else "isolated")
+    assert reservation.partition_type("/other.slice") == "isolated"
+
+
+def test_a_partition_is_root_if_a_reservation_of_another_strategy_is_in_it() -> None:
+    reservation = Reservation()
+    reservation.add_partition("/machine.slice", "isolated")
+    reservation.add_partition("/other.slice", "isolated")
+    reservation.shared.add("/machine.slice/some.slice")
+    assert reservation.partition_type("/machine.slice") == "root"
+    assert reservation.partition_type("/other.slice") == "isolated"
+
+
+def test_what_is_reserved_below_a_cgroup_is_its_own_too() -> None:
+    reservation = Reservation()
+    reservation.add("/machine.slice", frozenset({4}))
+    reservation.add("/machine.slice/some.slice", frozenset({5}))
+    reservation.add("/machine.slice-like", frozenset({6}))
+    assert reservation.within("/machine.slice") == {4, 5}
 
 
 def test_what_is_above_a_reserved_cgroup_is_known() -> None:

@@ -15,8 +15,10 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
     Part,
     Parts,
 )
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.topology import Topology
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import (
     Baseline,
+    Cpus,
     os_error,
 )
 
@@ -29,6 +31,7 @@ class Cpufreq(Part):
     """Governor and energy preference of each policy."""
 
     def __init__(self, parts: Parts, baseline: Baseline) -> None:
+        self._topology = parts[Topology]
         self.governors = dict(enumerate(baseline.governors))
         self.preferences = dict(enumerate(baseline.preferences or ()))
         for policy in self.governors:
@@ -38,13 +41,22 @@ class Cpufreq(Part):
         if self.governors[policy] == "performance" and policy in self.preferences:
             self.preferences[policy] = "performance"
 
+    def _online(self, policy: int) -> Cpus:
+        return frozenset({2 * policy, 2 * policy + 1}) & self._topology.online
+
+    def exists(self, path: str) -> bool:
+        match = re.match(CPUFREQ + r"/policy(\d+)/(scaling_governor|energy_performance_preference)\Z", path)
+        known = self.preferences if match and match.group(2).startswith("energy") else self.governors
+        return match is not None and int(match.group(1)) in known
+
     def read(self, path: str) -> Optional[str]:
         match = re.match(CPUFREQ + r"/policy(\d+)/(\w+)\Z", path)
-        if not match or int(match.group(1)) not in self.governors:
-            return None
+        if not match or int(match.group(1)) not in self.governors or not self._online(int(match.group(1))):
+            return None  # EBUSY if its CPUs are offline
         policy = int(match.group(1))
         answers = {
-            "affected_cpus": f"{2 * policy} {2 * policy + 1}",
+            "affected_cpus": " ".join(map(str, sorted(self._online(policy)))),
+            "related_cpus": f"{2 * policy} {2 * policy + 1}",
             "scaling_governor": self.governors[policy],
             "scaling_available_governors": " ".join(GOVERNORS) + " ",
         }
@@ -61,6 +73,8 @@ class Cpufreq(Part):
         if not match or int(match.group(1)) not in self.governors:
             return False
         policy, name = int(match.group(1)), match.group(2)
+        if not self._online(policy):
+            raise os_error(errno.EBUSY)
         if name == "scaling_governor":
             if value not in GOVERNORS:
                 raise os_error(errno.EINVAL)

@@ -96,10 +96,12 @@ class Cpusets(Part):
         else:
             above = self.effective(parent_of(path))
             mine = (group.cpus & above) or above
-        for child in self.children(path):
-            if self._valid_partition(child):
-                mine -= self.cgroups[child].cpus
-        return mine
+        return mine - self._taken(path)
+
+    def _taken(self, path: str) -> Cpus:
+        """The CPUs that the partitions in a cgroup have."""
+        partitions = [child for child in self.children(path) if self._valid_partition(child)]
+        return frozenset().union(*(self.cgroups[child].cpus for child in partitions))
 
     def _why_invalid(self, path: str) -> str:
         group = self.cgroups[path]
@@ -116,8 +118,11 @@ class Cpusets(Part):
         return ""
 
     @contextlib.contextmanager
-    def changing(self) -> Iterator[None]:
-        """Whatever changes in here, the threads of each cpuset whose CPUs changed are reset."""
+    def changing(self, hotplug: bool = False) -> Iterator[None]:
+        """Whatever changes in here, the threads of each cpuset whose CPUs changed are reset.
+
+        If CPUs go offline or come online, those of the root are left alone.
+        """
         before = {thread: (self._css(t.cgroup), self.effective(t.cgroup)) for thread, t in self._threads.items()}
         yield
         for path in sorted(self.cgroups):
@@ -125,7 +130,13 @@ class Cpusets(Part):
                 self.cgroups[path].invalid = self._why_invalid(path)
         for thread, task in self._threads.items():
             css, effective = self._css(task.cgroup), self.effective(task.cgroup)
-            if effective != before[thread][1] or (css != before[thread][0] and not self.remembers):
+            if hotplug and css == "/":
+                if not task.cpus & effective:
+                    task.reset(POSSIBLE, False)  # none of its CPUs is left
+                continue
+            if css == "/" != before[thread][0]:
+                task.reset(POSSIBLE - self._taken(css), self.remembers)
+            elif effective != before[thread][1] or (css != before[thread][0] and not self.remembers):
                 task.reset(effective, self.remembers)
 
     # What is written

@@ -72,6 +72,12 @@ class Irqs(Part):
             self.affinities[number] = numbers(value)
         return True
 
+    def hotplug(self) -> None:
+        """The kernel gives an interrupt all online CPUs if it has none left."""
+        for number, cpus in self.affinities.items():
+            if number not in self.managed and not cpus & self._topology.online:
+                self.affinities[number] = self._topology.online
+
     def writable(self, path: str) -> bool:
         return not (self.refuses_by_mode and self._number(path) in self.managed)
 

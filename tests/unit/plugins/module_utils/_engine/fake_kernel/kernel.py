@@ -102,6 +102,13 @@ class FakeKernel(Host):
         self.threads[thread] = Thread(start or 5000 + thread, cgroup, flags)
         self.threads[thread].begin(numbers(affinity), self.effective(cgroup))
 
+    def hotplug(self, online: Cpus) -> None:
+        """From now on, these CPUs are online."""
+        with self.part(Cpusets).changing(hotplug=True):
+            self.part(Topology).online = online
+        for part in self._parts:
+            part.hotplug()
+
     def snapshot(self) -> Dict[str, Any]:
         """Every setting of this host, to compare."""
         return {line: value for part in self._parts for line, value in part.snapshot().items()}
@@ -119,7 +126,9 @@ class FakeKernel(Host):
     def exists(self, path: str) -> bool:
         if path.startswith(OWN):
             return super().exists(path)
-        return self.read(path) is not None or self._names(path) is not None
+        if self.read(path) is not None or self._names(path) is not None:
+            return True
+        return any(part.exists(path) for part in self._parts)
 
     def list(self, path: str) -> List[str]:
         return self._names(path) or []
@@ -136,7 +145,7 @@ class FakeKernel(Host):
         return next(filter(None, (part.probe_errno(path) for part in self._parts)), 0)
 
     def affinity(self, thread: int) -> Optional[Cpus]:
-        return self.threads[thread].cpus if thread in self.threads else None
+        return self.threads[thread].cpus & self.part(Topology).online if thread in self.threads else None
 
     # The doors: writing
 

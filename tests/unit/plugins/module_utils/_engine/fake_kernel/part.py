@@ -34,6 +34,13 @@ class Part:
         """What a file holds."""
         return None
 
+    def exists(self, path: str) -> bool:
+        """Whether there is a file that cannot be read now."""
+        return False
+
+    def hotplug(self) -> None:
+        """CPUs went offline, or came online."""
+
     def list(self, path: str) -> Optional[List[str]]:
         """The names in a directory, sorted."""
         return None

@@ -31,6 +31,7 @@ class Thread:
         self.cgroup = cgroup
         self.flags = flags
         self.policy = 0
+        self.parent = 1
         self.cpus: Cpus = frozenset()
         self.asked: Optional[Cpus] = None
 
@@ -74,8 +75,8 @@ class Threads(Part):
         if name == "cgroup":
             return f"0::{task.cgroup}"
         if name == "status":
-            return f"Name: x\nTgid:\t{thread}\nPid:\t{thread}"
-        fields = ["S", "1", thread, thread, "0", "-1", str(task.flags)] + ["0"] * 12
+            return f"Name: x\nTgid:\t{thread}\nPid:\t{thread}\nCpus_allowed_list:\t{text_of(task.cpus)}"
+        fields = ["S", str(task.parent), thread, thread, "0", "-1", str(task.flags)] + ["0"] * 12
         fields += [str(task.start)] + ["0"] * 18 + [str(task.policy)] + ["0"] * 11
         return f"{thread} (a ) b) {' '.join(fields)}" if name == "stat" else None
 

@@ -30,6 +30,7 @@ class Topology(Part):
         parts[Files].files.update(
             {
                 f"{CPU}/possible": text_of(POSSIBLE),
+                f"{CPU}/present": text_of(POSSIBLE),
                 f"{CPU}/isolated": "",
                 f"{NODE}/online": "0-1",
                 f"{NODE}/has_memory": "0-1",

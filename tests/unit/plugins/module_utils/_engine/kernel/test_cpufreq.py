@@ -13,8 +13,8 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.cpuf
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
 
 
-def test_policies_come_by_number_with_their_online_cpus(tmp_path: Path) -> None:
-    files = {f"{CPUFREQ}/policy{n}/affected_cpus": f"{n} {n + 1}\n" for n in (10, 2)}
+def test_policies_come_by_number_with_their_cpus(tmp_path: Path) -> None:
+    files = {f"{CPUFREQ}/policy{n}/related_cpus": f"{n} {n + 1}\n" for n in (10, 2)}
     files[f"{CPUFREQ}/boost"] = "1"
     assert Cpufreq(FakeHost(str(tmp_path), files)).policies() == [("policy2", {2, 3}), ("policy10", {10, 11})]
 
@@ -40,7 +40,7 @@ def test_only_a_policy_is_a_policy_s_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["policy²", "policy٣", "policy1²", "policy-1", "policy"])
 def test_a_name_that_only_looks_like_a_policy_s_is_none(tmp_path: Path, name: str) -> None:
-    files = {f"{CPUFREQ}/{one}/affected_cpus": "2" for one in ("policy2", name)}
+    files = {f"{CPUFREQ}/{one}/related_cpus": "2" for one in ("policy2", name)}
     host = FakeHost(str(tmp_path), files)
     assert Cpufreq(host).policies() == [("policy2", {2})]
     assert not PolicyFile(host, "scaling_governor").valid_name(name)

@@ -47,7 +47,9 @@ def plan(resources: Resources, journal: Journal, changes: Iterable[Change] = (),
     """A plan that comes to these changes."""
     holds: Dict[str, set] = given.get("holds", {name: set() for name in journal.claims})
     view = View(resources, journal, journal.claims, {})
-    return Plan(list(changes), [], view, given.get("requested", {}), holds)
+    return Plan(
+        list(changes), [], view, given.get("requested", {}), given.get("given", {}), given.get("owed", set()), holds
+    )
 
 
 def test_what_is_about_to_be_touched_is_recorded_once_and_never_overwritten(resources: Resources) -> None:

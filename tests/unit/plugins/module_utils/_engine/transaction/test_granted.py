@@ -21,7 +21,6 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
     CPU,
     NODE,
     POSSIBLE,
-    Topology,
 )
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import (
     CGROUP,
@@ -41,8 +40,7 @@ LIST = f"{CGROUP}/{{}}/cpuset.cpus"
 
 def show(kernel: FakeKernel, online: str = "0-7") -> None:
     """The host's CPUs, of which these are online; CPUs 4-6 share the larger of two caches."""
-    kernel.part(Topology).online = numbers(online)
-    kernel.files[f"{CPU}/present"] = text_of(POSSIBLE)
+    kernel.hotplug(numbers(online))
     for cpu in POSSIBLE:
         there = cpu in numbers(online)
         group = numbers("4-6" if cpu in (4, 5, 6) else "0-3,7") & numbers(online)

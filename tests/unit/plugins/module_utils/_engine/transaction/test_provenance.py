@@ -1,0 +1,222 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What threads and tasks were given last is recorded, so what they requested is known in spite of everything."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import List
+
+import pytest
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.model import Step
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, kill_at, step
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import (
+    FakeKernel,
+    booted,
+)
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.topology import POSSIBLE
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import (
+    CGROUP,
+    KERNEL_THREAD,
+    Baseline,
+    Given,
+    Killed,
+    Task,
+    numbers,
+)
+
+KSWAPD = 100
+
+
+def slices(cpus: str, cgroup: str = "/machine.slice") -> Step:
+    """A reservation by slices."""
+    return step("reserve_cpus", cpus=cpus, strategy="slices", cgroup=cgroup)
+
+
+def partition(cpus: str, cgroup: str = "/machine.slice") -> Step:
+    """A reservation by a partition."""
+    return step("reserve_cpus", cpus=cpus, strategy="partition", cgroup=cgroup)
+
+
+def host(kernel_threads: str = "4-7", **given: object) -> Baseline:
+    """One with a kernel thread that is bound."""
+    return Baseline(tasks=(Task("/", kernel_threads, KERNEL_THREAD),))._replace(**given)
+
+
+@pytest.mark.parametrize("count", range(1, 40, 3))
+def test_a_thread_has_what_it_requested_when_a_claim_changes_and_is_killed_at_any_write(count: int) -> None:
+    with booted(host()) as kernel:
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", [slices("4-7")])
+        kernel.watch = kill_at(count)
+        with contextlib.suppress(Killed):
+            engine(kernel).apply("vm", [partition("6-7")])
+        kernel.watch = None
+        engine(kernel).apply("other", [slices("4-5", "/other.slice")])
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
+@pytest.mark.parametrize("wanted", ["4-7", "5", "4,6"])
+def test_a_claim_that_changes_to_a_partition_that_the_kernel_refuses_costs_no_thread_its_affinity(wanted: str) -> None:
+    with booted(host(wanted)) as kernel:
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", [slices("6-7")])
+        kernel.add_thread(300, "/own.slice", "0-7")
+        isolated = kernel.snapshot()
+
+        def spoil(what: str) -> None:
+            """Somebody lists a CPU of the partition at the worst time."""
+            if what.endswith("cpuset.cpus.partition = isolated"):
+                kernel.watch = None
+                kernel.write(f"{CGROUP}/own.slice/cpuset.cpus", "0-7")
+
+        kernel.watch = spoil
+        with pytest.raises(IsolationError, match="Everything is back as it was"):
+            engine(kernel).apply("vm", [partition("4-5")])
+        kernel.watch = None
+        assert kernel.threads[KSWAPD].cpus == numbers(isolated[f"thread {KSWAPD}"][2])
+        engine(kernel).revert()
+        del kernel.threads[300]
+        assert kernel.snapshot() == before
+
+
+def test_a_kernel_thread_that_is_bound_anew_while_it_is_kept_off_keeps_that() -> None:
+    with booted(host("0-7")) as kernel:
+        engine(kernel).apply("vm", [slices("6-7")])
+        kernel.set_affinity(KSWAPD, numbers("2"))
+        assert engine(kernel).inspect()[1].changes == []
+        engine(kernel).revert()
+        assert kernel.threads[KSWAPD].cpus == numbers("2")
+
+
+def moved() -> List[Step]:
+    """A claim that moves tasks."""
+    return [
+        step("cpuset", path="/host", cpus="0-3"),
+        step("move_tasks", source="/system.slice/a.service", target="/host"),
+    ]
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+def test_moved_tasks_come_back_if_their_claim_gets_other_steps_and_is_killed(count: int) -> None:
+    with booted(Baseline(systemd=False)) as kernel:
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", moved())
+        kernel.add_thread(300, "/host", "0-3")  # forked by a task that was moved
+        kernel.threads[300].parent = 106
+        kernel.watch = kill_at(count)
+        with contextlib.suppress(Killed):
+            engine(kernel).apply("vm", [step("cpu_governor", cpus="0", governor="performance")])
+        kernel.watch = None
+        engine(kernel).revert()
+        assert kernel.threads[300].cgroup == "/system.slice/a.service"
+        del kernel.threads[300]
+        assert kernel.snapshot() == before
+        assert engine(kernel).inspect()[0].claims == {}
+
+
+# CPUs that are offline
+
+
+def offline(kernel: FakeKernel, cpus: str) -> None:
+    """Take these CPUs offline."""
+    kernel.hotplug(POSSIBLE - numbers(cpus))
+
+
+@pytest.mark.parametrize(("cgroup", "flags"), [("/", KERNEL_THREAD), ("/system.slice/a.service", 0)])
+@pytest.mark.parametrize("strategy", [slices, partition])
+@pytest.mark.parametrize("requested", ["5-6", "4-7", "0-7"])
+def test_what_a_thread_requests_of_cpus_that_are_offline_is_given_back_when_they_are_online(
+    requested: str, strategy: object, cgroup: str, flags: int
+) -> None:
+    with booted(Baseline(tasks=(Task(cgroup, requested, flags),))) as kernel:
+        before = kernel.snapshot()
+        offline(kernel, "6-7")
+        engine(kernel).apply("vm", [strategy("4-5")])  # type: ignore[operator]
+        engine(kernel).revert()
+        kernel.hotplug(POSSIBLE)
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+        assert engine(kernel).inspect()[0].baseline == {}
+
+
+def test_a_governor_of_cpus_that_are_offline_is_restored_by_the_first_run_after_they_are_online() -> None:
+    with booted() as kernel:
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", [step("cpu_governor", cpus="4-7", governor="performance")])
+        offline(kernel, "6-7")
+        outcome = engine(kernel).revert()
+        assert "offline" in outcome.skipped["cpufreq.governor:policy3"]
+        assert engine(kernel).inspect()[0].claims == {}
+        kernel.hotplug(POSSIBLE)
+        assert kernel.governors[3] == "performance"  # the kernel gives it the last one
+        assert [c.address for c in engine(kernel).inspect()[1].changes] == ["cpufreq.governor:policy3"]
+        assert engine(kernel).revert(check=True).changed
+        engine(kernel).apply("next", [step("cpu_governor", cpus="0", governor="powersave")])
+        assert kernel.governors[3] == "schedutil"
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+        assert not engine(kernel).revert().changed
+
+
+def test_a_governor_is_no_drift_while_its_cpus_are_offline_and_the_claim_can_be_applied_again() -> None:
+    job = [step("cpu_governor", cpus="4-7", governor="performance")]
+    with booted() as kernel:
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", job)
+        offline(kernel, "6-7")
+        assert engine(kernel).inspect()[1].changes == []
+        assert not engine(kernel).apply("vm", job).changed
+        kernel.hotplug(POSSIBLE)
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
+# Strategies in one cgroup
+
+
+@pytest.mark.parametrize(("first", "second"), [(slices, partition), (partition, slices)])
+@pytest.mark.parametrize("below", ["/machine.slice", "/machine.slice/machine-vms.slice"])
+def test_claims_of_both_strategies_have_their_cpus_in_either_order(first: object, second: object, below: str) -> None:
+    cpus, places = {partition: "4-5", slices: "6-7"}, {partition: "/machine.slice", slices: below}
+    with booted() as kernel:
+        before = kernel.snapshot()
+        for name, strategy in (("a", first), ("b", second)):
+            engine(kernel).apply(name, [strategy(cpus[strategy], places[strategy])])  # type: ignore[operator, index]
+        assert kernel.effective("/machine.slice") == numbers("4-7")
+        assert kernel.read(f"{CGROUP}/machine.slice/cpuset.cpus.partition") == "root"
+        assert kernel.effective("/system.slice") == numbers("0-3")
+        engine(kernel).revert(["a"])
+        engine(kernel).revert(["b"])
+        assert kernel.snapshot() == before
+
+
+@pytest.mark.parametrize(("first", "second"), [(slices, partition), (partition, slices)])
+def test_a_cpu_inside_and_outside_of_a_partition_is_refused_with_both_names(first: object, second: object) -> None:
+    with booted() as kernel:
+        engine(kernel).apply("one", [first("4-5", "/machine.slice")])  # type: ignore[operator]
+        before = kernel.snapshot()
+        with pytest.raises(IsolationError, match=r"CPU 5 cannot be in the partition .*'one'.*'two'"):
+            engine(kernel).apply("two", [second("5-6", "/other.slice")])  # type: ignore[operator]
+        assert kernel.snapshot() == before
+
+
+def test_a_list_around_the_vms_gets_their_cpus() -> None:
+    with booted(Baseline(machine_slice=True, units=(("machine.slice", Given("override", "1")),))) as kernel:
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", [slices("6-7")])
+        assert kernel.effective("/machine.slice") >= numbers("6-7")
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
+def test_a_list_of_which_all_cpus_go_offline_gets_none_of_the_vms() -> None:
+    with booted(Baseline(units=(("own.slice", Given("runtime", "1,7")),))) as kernel:
+        engine(kernel).apply("vm", [slices("6-7")])
+        offline(kernel, "1")
+        engine(kernel).apply("vm", [slices("6-7")])
+        assert not kernel.effective("/own.slice") & numbers("6-7")
