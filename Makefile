@@ -11,12 +11,17 @@
 #                 the same on your own machines, but only shows what would change
 #
 # make test       all tests: make lint, make unit, make host
+# make soak       10,000 random lives of hosts on the model, or LIVES=N of them; SEED=N repeats those of a seed
+# make soak-host  200 random operations, with kills, on a virtual host; SEED=N repeats them
 # make bench      the figures
 # make clean      removes what was made in this directory
 
 VM_CPUS ?= 4-7
 INVENTORY ?=
 EXTRA ?=
+# Of random lives
+LIVES ?= 10000
+JOBS ?= $(shell nproc)
 # Debian's Python, the one that the package python3-venv extends.
 PYTHON ?= /usr/bin/python3
 # Pythons of managed hosts that the unit tests also run with, if they are installed.
@@ -32,8 +37,9 @@ say = @printf '\n== %s\n'
 packages = @tests/setup/debian_packages.sh
 virtual_host = $(PYTHON) tests/virtual_host/cli.py
 plugins = ansible_collections.vfio.isolation.plugins
+lives = tests/unit/plugins/module_utils/_engine/transaction/test_lives.py
 
-.PHONY: isolate audit revert stop test lint unit host bench clean tools qemu virtual-host
+.PHONY: isolate audit revert stop test lint unit host soak soak-host bench clean tools qemu virtual-host
 
 ifdef INVENTORY
 inventory = $(INVENTORY)
@@ -101,6 +107,25 @@ host: tools qemu .cache/bench/complete
 	export VFIO_LIBVIRT_INVENTORY="$$($(virtual_host) inventory --name test-libvirt)"; \
 	MOLECULE_COMMAND_BORDERS=false molecule test --all; \
 	pytest --durations 12 tests/host
+
+soak: tools
+	$(say) 'Random lives of hosts on the model kernel, $(JOBS) at a time'
+	seed=$${SEED:-$$RANDOM}; \
+	for job in $$(seq $(JOBS)); do \
+	    LIVES=$$(( $(LIVES) / $(JOBS) )) HYPOTHESIS_PROFILE=search pytest -p no:cacheprovider \
+	        --hypothesis-seed=$$((seed + job)) -s $(lives) & \
+	    pids="$${pids:-} $$!"; \
+	done; \
+	for pid in $$pids; do wait $$pid; done; \
+	printf 'seed %s: %s lives without a failure\n' $$seed $(LIVES)
+
+soak-host: tools qemu
+	$(packages) gcc libc6-dev
+	$(say) '200 random operations with kills on a virtual host'
+	trap '$(virtual_host) stop --name soak' EXIT; \
+	$(virtual_host) start --name soak; \
+	export VFIO_INVENTORY="$$($(virtual_host) inventory --name soak)"; \
+	SOAK=200 pytest -s tests/host/test_checks.py -k soak
 
 bench: tools qemu .cache/bench/complete
 	$(packages) gcc libc6-dev

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ NAMES = [f"{module}-{name[6:]}{'-v1' if host == 'v1_host' else ''}" for host, mo
 def test_on_the_host(request: pytest.FixtureRequest, where: str, module: str, name: str) -> None:
     """The check passes, and leaves the host as it was."""
     host: VirtualHost = request.getfixturevalue(where)
-    done = host.run(f"cd /opt/isolation && python3 -m checks {module} {name}", timeout=1200)
+    given = " ".join(f"{word}={int(os.environ[word])}" for word in ("SOAK", "SEED") if word in os.environ)
+    done = host.run(f"cd /opt/isolation && {given} python3 -m checks {module} {name}", timeout=1200)
     assert done.returncode == 0, done.stdout
     print(done.stdout)

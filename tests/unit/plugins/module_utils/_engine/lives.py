@@ -129,6 +129,7 @@ class Life:
         self.requested: Dict[int, Cpus] = {}  # by threads that are bound
         self.seen: Dict[int, Cpus] = {}  # of these, what a run has seen
         self.were_offline: Cpus = frozenset()
+        self.born = 0
         self.writes = 0
         self.refusals = 0
         for thread, task in kernel.threads.items():
@@ -352,6 +353,28 @@ class Extend(NamedTuple):
         life.check()
 
 
+class Once(NamedTuple):
+    """A single module without a claim, and what it returns as `prior` restored."""
+
+    wish: Any
+
+    def happens(self, life: Life) -> None:
+        """To a host."""
+        prior: Dict[str, str] = {}
+
+        def once(check: bool) -> Outcome:
+            outcome = engine(life.kernel).once(self.wish.step(), check)
+            prior.update(() if check else outcome.prior)
+            return outcome
+
+        if life.online != POSSIBLE:
+            return  # nobody records for later what CPUs that are offline keep from being restored
+        if life.run(once, None) is None:
+            engine(life.kernel).restore_prior(prior)
+        life.mend()
+        life.check()
+
+
 class Revert(NamedTuple):
     """A claim goes."""
 
@@ -412,9 +435,10 @@ class Begins(NamedTuple):
 
     def happens(self, life: Life) -> None:
         """To a host."""
-        number = 200 + len(life.kernel.threads) + len(life.kernel.log)
         if self.cgroup not in life.kernel.cgroups or self.cgroup not in life.twin.cgroups:
             return
+        life.born += 1
+        number = 200 + life.born
         effective = life.kernel.effective(self.cgroup)
         cpus = numbers(self.cpus) & effective & life.twin.effective(self.cgroup)
         bound = bool(cpus) and cpus != effective and cpus != life.twin.effective(self.cgroup)
@@ -569,6 +593,7 @@ def _events() -> st.SearchStrategy[Any]:
         st.builds(Apply, claims, wishes, st.none(), st.just("again")),
         st.builds(Extend, claims, _wishes()),
         st.builds(Revert, claims, fault),
+        st.builds(Once, _wishes()),
         st.builds(Hotplug, st.integers(1, 7)),
         st.builds(Begins, places, _some(0, 7)),
         st.builds(Ends, st.integers(0, 20)),
