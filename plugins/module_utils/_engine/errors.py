@@ -16,6 +16,13 @@ class IsolationError(Exception):
     """A request that cannot be carried out; its text is the sentence to show."""
 
 
+class NeedsRoot(IsolationError):
+    """The kernel denies what only root may do, and this is not root."""
+
+    def __init__(self) -> None:
+        super().__init__("isolation needs root on the host; run this with become: true")
+
+
 class TimeLimit(Exception):
     """A time limit that ends a run anywhere. Not an IsolationError: what continues after one must not continue now."""
 
@@ -32,9 +39,7 @@ class Refused(IsolationError):
     @classmethod
     def of(cls, error: OSError, where: str, value: str) -> Refused:
         """From the OSError of a write to the file `where`."""
-        code = error.errno or 0
-        name = errno.errorcode.get(code, "error")
-        return cls(where, value, f"{os.strerror(code)} ({name})", code)
+        return cls(where, value, reason_of(error), error.errno or 0)
 
 
 class Skipped(Exception):
@@ -46,6 +51,27 @@ class Skipped(Exception):
     def __init__(self, reason: str, permanent: bool = False) -> None:
         self.permanent = permanent
         super().__init__(reason)
+
+
+def reason_of(error: OSError) -> str:
+    """What a system call returned, such as `No such file or directory (ENOENT)`."""
+    code = error.errno or 0  # a timeout of a socket has none
+    return f"{os.strerror(code)} ({errno.errorcode.get(code, code)})" if code else str(error) or type(error).__name__
+
+
+def failed(path: str, what: str, error: OSError) -> IsolationError:
+    """Why a file or directory cannot be `read`, `listed` or `locked`."""
+    if isinstance(error, PermissionError) and os.geteuid() != 0:
+        return NeedsRoot()
+    advice = "; if its file system is read-only or full, mend that, otherwise remove what is in the way"
+    return IsolationError(f"{path} cannot be {what}: {reason_of(error)}{advice if what == 'locked' else ''}")
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether an error, or what caused it, is a fault of ours, whose traceback helps to find it."""
+    if isinstance(error, (Refused, TimeLimit)):
+        return False
+    return not isinstance(error, IsolationError) or (error.__cause__ is not None and is_fault(error.__cause__))
 
 
 def sentence_of(error: BaseException) -> str:

@@ -17,7 +17,7 @@ import re
 from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Set, Tuple
 
 from .arguments import check_claim
-from .errors import IsolationError, Refused
+from .errors import IsolationError, NeedsRoot, Refused
 from .model import Address, Claim, Journal, Step
 from .paths import CODE, JOURNAL, LOCK
 from .resources import Resources
@@ -61,14 +61,10 @@ class JournalFile:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(self._host.locked(LOCK, timeout, create=not check))
-            except PermissionError:
-                raise IsolationError("isolation needs root on the host; run this with become: true") from None
             except TimeoutError:
                 raise IsolationError(
                     f"another run has held {LOCK} for more than {timeout:g} s; wait for its end, or raise lock_timeout"
                 ) from None
-            except OSError as error:  # a directory, say
-                raise IsolationError(f"{LOCK} cannot be locked: {error}; inspect it, and remove it") from None
             yield
 
     def load(self) -> Journal:
@@ -78,10 +74,10 @@ class JournalFile:
         """
         try:
             text = self._host.read_own(JOURNAL)
-        except PermissionError:
-            raise IsolationError("isolation needs root on the host; run this with become: true") from None
+        except NeedsRoot:
+            raise
         except IsolationError as error:
-            raise self._foreign("users other than root may write it") from error
+            raise self._foreign(str(error).replace(f"{JOURNAL}: ", "").replace(JOURNAL, "it")) from error
         if text is None:
             return Journal({}, {})
         try:
@@ -93,7 +89,7 @@ class JournalFile:
                 return Journal({}, {})
             return self._parse(content)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise self._foreign(f"it cannot be read ({type(error).__name__}: {error})") from error
+            raise self._foreign(f"it cannot be read ({type(error).__name__}: {error})") from None
         except IsolationError as error:
             raise error if str(error).startswith(JOURNAL) else self._foreign(str(error)) from error
 

@@ -11,17 +11,21 @@ Everything else asks here, so a test can put a temporary tree, a recorder of wri
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
-import time
-from typing import Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, ContextManager, List, Optional, Sequence, Tuple
 
-from ..errors import IsolationError, Refused, Skipped
+from ..errors import IsolationError, Refused, Skipped, failed
 from ..text.cpus import CpuSet
+from .lock import locked
 
 Run = Callable[[Sequence[str]], Tuple[int, str, str]]
+
+# What is returned for a directory that does not exist (any more), or that no directory can be.
+GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESRCH, errno.ENODEV, errno.ENAMETOOLONG}
+# What says nothing about the file that was to be read: who takes it for gone forgets what it had before.
+NOT_OF_THE_FILE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM}
 
 
 def _run_command(argv: Sequence[str]) -> Tuple[int, str, str]:
@@ -60,41 +64,48 @@ class Host:
         return os.path.exists(self.path(path))
 
     def list(self, path: str) -> List[str]:
-        """The names in a directory, sorted; none if there is no such directory."""
+        """The names in a directory, sorted; none if there is no such directory. Raises IsolationError."""
         try:
             return sorted(os.listdir(self.path(path)))
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            if error.errno not in GONE:
+                raise failed(path, "listed", error) from None
             return []
 
     def read(self, path: str) -> Optional[str]:
-        """A file's text without its last newline; None if there is no such file, or it was removed meanwhile."""
+        """A file's text without its last newline; None if there is no such file, or it was removed meanwhile.
+
+        Raises IsolationError if it may well exist but must not be read, or if there is no memory or descriptor for it.
+        """
         try:
             descriptor = os.open(self.path(path), os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+            try:
+                return b"".join(iter(lambda: os.read(descriptor, 1 << 16), b"")).decode(errors="replace").rstrip("\n")
+            finally:
+                os.close(descriptor)
+        except OSError as error:
             # /proc and /sys return ENOENT, ESRCH, ENODEV, EIO or EOPNOTSUPP for what does not exist (any more).
+            if error.errno in NOT_OF_THE_FILE:
+                raise failed(path, "read", error) from None
             return None
-        try:
-            return b"".join(iter(lambda: os.read(descriptor, 1 << 16), b"")).decode(errors="replace").rstrip("\n")
-        except OSError:
-            return None
-        finally:
-            os.close(descriptor)
 
     def read_own(self, path: str) -> Optional[str]:
         """The text of a file of our own, which root will act on; None if it does not exist.
 
-        Raises IsolationError if users other than root may write it or its directory, or if it is not a file; and
-        PermissionError.
+        Raises IsolationError if users other than root may write it or its directory, or if it is not a file.
         """
         try:
-            with open(self.path(path), "rb") as stream:
+            # Not to wait for whoever writes into a pipe.
+            with open(os.open(self.path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as stream:
                 statuses = [os.fstat(stream.fileno()), os.stat(os.path.dirname(self.path(path)))]
+                if not stat.S_ISREG(statuses[0].st_mode):
+                    raise IsolationError(f"{path} is not a file; inspect it, and remove it")
                 text = stream.read().decode(errors="replace")
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except PermissionError:
-            raise
-        except (OSError, ValueError) as error:  # a directory, say, or a name that no file can have
+        except OSError as error:
+            raise failed(path, "read", error) from None
+        except ValueError as error:  # a name that no file can have
             raise IsolationError(f"{path} cannot be read: {error}") from None
         if any(one.st_uid != os.geteuid() or one.st_mode & (stat.S_IWGRP | stat.S_IWOTH) for one in statuses):
             raise IsolationError(
@@ -151,18 +162,18 @@ class Host:
         return 0
 
     def writable(self, path: str) -> bool:
-        """Whether a file's mode lets its owner write."""
+        """Whether a file's mode lets its owner write; of one that is gone, the write will tell."""
         try:
             return bool(os.stat(self.path(path)).st_mode & stat.S_IWUSR)
         except OSError:
-            return False
+            return True
 
     def mode(self, path: str) -> Optional[int]:
         """The permission bits of a file that root owns; None if it does not exist, -1 if it is something else."""
         try:
             status = os.lstat(self.path(path))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except OSError as error:
+            return None if error.errno in GONE else -1
         own = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
         return stat.S_IMODE(status.st_mode) if own else -1
 
@@ -182,11 +193,16 @@ class Host:
         self.note_write(f"{verb} {path}")
 
     def directories(self, path: str) -> Optional[List[str]]:
-        """The names of the directories in a directory, sorted; None if it does not exist any more."""
+        """The names of the directories in a directory, sorted; None if it does not exist any more.
+
+        Raises IsolationError.
+        """
         try:
             with os.scandir(self.path(path)) as entries:
                 return sorted(entry.name for entry in entries if entry.is_dir())
-        except OSError:
+        except OSError as error:
+            if error.errno not in GONE:
+                raise failed(path, "listed", error) from None
             return None
 
     def save(self, path: str, text: str, mode: int = 0o644) -> None:
@@ -238,37 +254,13 @@ class Host:
 
         shutil.rmtree(self.path(path), ignore_errors=True)
 
-    @contextlib.contextmanager
-    def locked(self, path: str, timeout: Optional[float] = None, create: bool = True) -> Iterator[None]:
+    def locked(self, path: str, timeout: Optional[float] = None, create: bool = True) -> ContextManager[None]:
         """Hold the lock on a file of our own, after waiting for it at most `timeout` seconds (forever if None).
 
-        Without `create`, a lock that does not exist is not needed. Raises TimeoutError, and PermissionError.
+        Without `create`, a lock that does not exist is not needed. Raises TimeoutError, and IsolationError if it cannot
+        be made.
         """
-        import fcntl
-
-        directory = os.path.dirname(self.path(path))
-        if not create and not os.path.lexists(self.path(path)):
-            while not os.path.lexists(directory):
-                directory = os.path.dirname(directory)
-            if not os.access(directory, os.W_OK):
-                raise PermissionError(path)  # as if it were made
-            yield
-            return
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        descriptor = os.open(self.path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            deadline = time.monotonic() + (timeout or 0)
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if timeout is None else fcntl.LOCK_NB))
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        raise TimeoutError from None
-                    time.sleep(0.05)
-            yield
-        finally:
-            os.close(descriptor)
+        return locked(self.path(path), path, timeout, create)
 
     def sync(self) -> None:
         """Write all dirty pages to disk, see sync(2)."""

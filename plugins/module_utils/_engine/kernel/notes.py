@@ -24,7 +24,7 @@ def read_note(host: Host, path: str, parse: Callable[[str], T]) -> Optional[T]:
     try:
         text = host.read_own(path)
         return None if text is None else parse(text)
-    except (PermissionError, ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise IsolationError(
             f"{path} cannot be trusted: {error}. Nothing was changed. Inspect it, and remove it if you do not need it;"
             " a reboot removes it and resets the host, too"

@@ -28,7 +28,9 @@ def replace(target: str, path: str, content: bytes, mode: int, owner: Tuple[int,
             os.makedirs(os.path.dirname(target), exist_ok=True)
         finally:
             os.umask(previous)
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        # Not to wait for whoever reads a pipe.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(beside, flags, 0o600)
         with open(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
@@ -38,19 +40,25 @@ def replace(target: str, path: str, content: bytes, mode: int, owner: Tuple[int,
         os.chmod(beside, mode)
         os.replace(beside, target)
     except OSError as error:
-        raise Refused.of(error, path, "a new version of the file") from error
+        is_beside = error.filename == beside and not error.filename2
+        with contextlib.suppress(OSError):
+            os.unlink(beside)  # it may be what the file system is full of
+        where = path + TEMPORARY_SUFFIX if is_beside else path
+        raise Refused.of(error, where, "a new version of the file") from error
 
 
 def keep(target: str, path: str) -> Optional[Callable[[], None]]:
     """What restores the file, or the link, that is there now, byte for byte; None if there is nothing.
 
-    It raises Refused. A directory, which `replace` leaves alone, is left alone by it as well.
+    It raises Refused. What is not a file, such as a directory, is left alone.
     """
     try:
         status = os.lstat(target)
         if stat.S_ISLNK(status.st_mode):
             link = os.readlink(target)
             return lambda: _link(target, path, link)
+        if not stat.S_ISREG(status.st_mode):
+            return lambda: None
         with open(target, "rb") as stream:
             content = stream.read()
     except (FileNotFoundError, NotADirectoryError):

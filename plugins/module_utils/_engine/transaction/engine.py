@@ -97,8 +97,9 @@ class Engine:
                     fresh.revert([claim], check)
                 else:
                     fresh.apply(claim, before.steps, check, before.created_by, acts=False)
-            except IsolationError as also:
-                raise IsolationError(f"{what}. The claim {claim!r} is applied anyway: {also}") from error
+            except Exception as also:
+                sentence = f"{what}. The claim {claim!r} is applied anyway: {sentence_of(also)}"
+                raise IsolationError(sentence) from error
             raise IsolationError(f"{what}. The claim {claim!r} is as it was before") from error
 
     def _apply(

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from ..errors import IsolationError, sentence_of
 from ..journal import JournalFile
@@ -63,7 +63,7 @@ class Execution:
             skips = {**plan.view.skips.permanent(), **writer.skips.permanent()}
             self._journal_file.save(self._books.pruned(journal, plan, writer.skips)._replace(permanent_skips=skips))
         except Exception as error:
-            raise _rolled_back(error, *self._roll_back(before, journal, claim)) from error
+            raise _rolled_back(error, lambda: self._roll_back(before, journal, claim)) from error
         return Done(plan, actions, writer)
 
     def _roll_back(self, before: Journal, now: Journal, claim: str) -> Tuple[List[str], Skips]:
@@ -83,7 +83,8 @@ class Execution:
                 back, plan = self._books.with_swept(back, plan, writer.swept)
                 self._journal_file.save(self._books.pruned(back, plan, writer.skips))
             except IsolationError as error:
-                failures.append(str(error))
+                if self._journal_file.load() != before:  # it may be what could not be written in the first place
+                    failures.append(str(error))
         return failures, writer.skips
 
     def once(self, journal: Journal, plan: Plan, step: Step) -> Done:
@@ -92,12 +93,15 @@ class Execution:
         try:
             return Done(plan, writer.run(plan, [step], ""), writer)
         except Exception as error:
-            # Also affinities that were to be kept: the kernel reset them.
-            done = [*plan.changes, *plan.keeps, *(change for changes in writer.swept.values() for change in changes)]
-            values = {change.address: change.before for change in done}
-            back = fold_prior(self._resources, journal, {**values, **writer.affected})
-            undo = self._writer(back)
-            raise _rolled_back(error, undo.restore(back), undo.skips) from error
+            raise _rolled_back(error, lambda: self._undo(journal, plan, writer)) from error
+
+    def _undo(self, journal: Journal, plan: Plan, writer: Writer) -> Tuple[List[str], Skips]:
+        # Also affinities that were to be kept: the kernel reset them.
+        done = [*plan.changes, *plan.keeps, *(change for changes in writer.swept.values() for change in changes)]
+        values = {change.address: change.before for change in done}
+        back = fold_prior(self._resources, journal, {**values, **writer.affected})
+        undo = self._writer(back)
+        return undo.restore(back), undo.skips
 
     def revert(self, journal: Journal, plan: Plan, remaining: Mapping[str, Claim]) -> Writer:
         """Restore what claims held that leave. Raises IsolationError; the journal then has what is left to restore."""
@@ -110,7 +114,7 @@ class Execution:
             raise IsolationError(
                 f"not everything could be restored: {'; '.join(failures)}. The rest is restored, and the journal"
                 " still has these: fix the cause and run restore again"
-            )
+            ) from writer.fault
         left = recorded._replace(claims={name: recorded.claims[name] for name in remaining})
         self._journal_file.save(self._books.pruned(*self._books.with_swept(left, plan, writer.swept), writer.skips))
         return writer
@@ -120,15 +124,20 @@ class Execution:
         writer = self._writer(plan)
         failures = writer.restore(plan)
         if failures:
-            raise IsolationError(f"not everything could be restored: {'; '.join(failures)}")
+            raise IsolationError(f"not everything could be restored: {'; '.join(failures)}") from writer.fault
         return writer
 
     def _writer(self, plan: Plan) -> Writer:
         return Writer(self._resources, plan.view)
 
 
-def _rolled_back(error: Exception, failures: List[str], skips: Skips) -> IsolationError:
+def _rolled_back(error: Exception, roll_back: Callable[[], Tuple[List[str], Skips]]) -> IsolationError:
+    """Roll back after an error, and say so."""
     what = sentence_of(error)
+    try:
+        failures, skips = roll_back()
+    except Exception as also:  # whatever it is, it must not hide what came first
+        failures, skips = [sentence_of(also)], Skips()
     if failures:
         return IsolationError(f"{what}. Rolling back failed in part: {'; '.join(failures)}. Run restore to continue")
     left = "; ".join(f"{address}: {reason}" for address, reason in skips.reasons().items())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from ..errors import IsolationError, Skipped
+from ..errors import IsolationError, Skipped, TimeLimit, sentence_of
 from ..kernel.stages import Stage
 from ..model import Address, Change, Skips, Step
 from ..planning.view import View
@@ -31,6 +31,7 @@ class Writer:
         self.skips = Skips()
         self.swept: Dict[str, List[Change]] = {}  # by claim: the places and affinities of tasks forked meanwhile
         self.warnings: List[str] = []
+        self.fault: Optional[Exception] = None  # the first that kept `restore` from restoring something
         self.affected: Dict[Address, str] = {}  # the values that other writes have changed, as they should be
 
     def run(self, plan: Plan, steps: Sequence[Step], claim: str) -> Dict[str, Any]:
@@ -65,11 +66,23 @@ class Writer:
     def restore(self, plan: Plan) -> List[str]:
         """Write all that can be written. Returns a sentence for each that could not."""
         changes = plan.changes + plan.keeps
-        failures = []
+        failures: List[str] = []
         for family in self._families(changes):
-            failures += self._write_family(family, changes, stop=False)
-        self._resources.systemd.reload_if_due()  # also if a killed run left it due
-        return failures
+            try:
+                failures += self._write_family(family, changes, stop=False)
+            except Exception as error:  # whatever it is, the other families are restored
+                failures.append(self._described(error))
+        try:
+            self._resources.systemd.reload_if_due()  # also if a killed run left it due
+        except Exception as error:
+            failures.append(self._described(error))
+        return list(dict.fromkeys(failures))
+
+    def _described(self, error: Exception) -> str:
+        if isinstance(error, TimeLimit):  # nothing continues after that
+            raise error
+        self.fault = self.fault or error
+        return sentence_of(error)
 
     def _family(self, change: Change) -> str:
         return self._resources.kind(change.address).family
@@ -105,6 +118,10 @@ class Writer:
                 failures.append(sentence)
                 if stop:
                     return failures
+            except Exception as error:
+                if stop:
+                    raise
+                failures.append(self._sentence(address, self._described(error)))  # the other settings are restored
         self._resources.systemd.reload_if_due()
         if not is_checked and not failures:
             failures += self._verify_affected(family)

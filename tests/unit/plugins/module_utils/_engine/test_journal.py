@@ -6,11 +6,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
-import shutil
 import threading
 from pathlib import Path
 from typing import Any, Callable
@@ -18,16 +16,10 @@ from typing import Any, Callable
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.journal import VERSION, JournalFile
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.own_files import TEMPORARY_SUFFIX
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.model import Claim, Journal, Step
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import (
-    CODE,
-    IRQBALANCE_SENT,
     JOURNAL,
-    LISTS_TO_WRITE_BACK,
     LOCK,
-    RELOAD_DUE,
-    RUN,
 )
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, step, whole_job
@@ -330,7 +322,9 @@ def test_of_two_runs_at_the_same_moment_the_second_waits_and_then_proceeds(monke
 def test_a_lock_that_is_no_file_is_said() -> None:
     with booted() as kernel:
         os.makedirs(kernel.root + LOCK)
-        with pytest.raises(IsolationError, match=f"{LOCK} cannot be locked: .*remove it"):
+        with pytest.raises(
+            IsolationError, match=f"{LOCK} cannot be locked: Is a directory .*remove what is in the way"
+        ):
             engine(kernel).apply("vm", JOB)
         assert kernel.log == []
 
@@ -352,50 +346,3 @@ def test_check_mode_waits_for_a_run_that_writes() -> None:
         engine(kernel).apply("vm", JOB)
         with Engine(kernel).journal_file.locked(1), pytest.raises(IsolationError, match="another run has held"):
             engine(kernel).apply("other", JOB, check=True)
-
-
-def in_the_way(path: str, what: str) -> None:
-    """Put something else in the place of a file."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    if os.path.isdir(path):
-        shutil.rmtree(path)
-    elif os.path.lexists(path):
-        os.unlink(path)
-    if what == "a link to itself":
-        os.symlink(path, path)
-    elif what == "no text":
-        Path(path).write_bytes(b"\xff\xfe\0")
-    elif what == "a file":
-        Path(path).touch()
-    else:
-        os.makedirs(path if what == "a directory" else f"{path}/with/more")
-
-
-OURS = (JOURNAL, JOURNAL + TEMPORARY_SUFFIX, LOCK, CODE, RELOAD_DUE, LISTS_TO_WRITE_BACK, IRQBALANCE_SENT)
-
-
-@pytest.mark.parametrize("claimed", [True, False])
-@pytest.mark.parametrize(
-    ("path", "what"),
-    [
-        (RUN, "a file"),
-        (RUN, "a link to itself"),
-        *((path, what) for path in OURS for what in ("a directory", "a full directory", "a link to itself", "no text")),
-    ],
-)
-def test_whatever_is_in_the_way_of_a_file_of_ours_is_said_in_a_sentence(path: str, what: str, claimed: bool) -> None:
-    with booted() as kernel:
-        if claimed:
-            engine(kernel).apply("vm", JOB)
-        in_the_way(kernel.root + path, what)
-        for call in (
-            lambda: engine(kernel).apply("other", whole_job("2", "slices")),
-            lambda: engine(kernel).apply("other", whole_job("2", "slices"), check=True),
-            lambda: engine(kernel).once(step("irq_affinity", cpus="2")),
-            lambda: engine(kernel).inspect(),
-            lambda: engine(kernel).revert(),
-        ):
-            with contextlib.suppress(IsolationError):
-                call()
-        if path == CODE:
-            assert engine(kernel).inspect()[0].claims == {}, "it is only a cache"

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import tempfile
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Type
 
@@ -206,12 +205,10 @@ class FakeKernel(Host):
         if error:
             raise Refused.of(error, path, "a new version of the file")
         if path.startswith(OWN):
-            descriptor = os.open(self.root + path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-            with open(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(text)
+            super().save(path, text, mode)
         else:
             self.part(Files).put(path, text.rstrip("\n"))
-        self.note_write(what)
+            self.note_write(what)
 
     def remove(self, path: str) -> None:
         error = self.refuse and self.exists(path) and self.refuse(f"removed {path}")

@@ -194,7 +194,7 @@ def test_a_lock_without_a_limit_is_waited_for(tmp_path: Path) -> None:
 
 def test_a_lock_in_a_directory_that_cannot_be_made_is_no_lock(tmp_path: Path) -> None:
     host = FakeHost(str(tmp_path), {"/run": ""})
-    with pytest.raises(OSError, match="/run"), host.locked("/run/x/lock", 0):
+    with pytest.raises(IsolationError, match="/run/x/lock cannot be locked"), host.locked("/run/x/lock", 0):
         pytest.fail("nothing is locked")
 
 

@@ -67,6 +67,10 @@ def test_a_managed_interrupt_is_known_by_its_mode_or_by_what_it_answers(tmp_path
     assert not Irqs(host).immovable(24)
 
 
+def test_an_interrupt_that_was_freed_meanwhile_is_not_taken_for_a_managed_one(tmp_path: Path) -> None:
+    assert not Irqs(FakeHost(str(tmp_path), FILES)).immovable(7)
+
+
 @pytest.mark.parametrize("name", ["²", "٣", "2²"])
 def test_a_name_that_only_looks_like_a_number_is_no_interrupt(tmp_path: Path, name: str) -> None:
     more = {f"/proc/irq/{name}/smp_affinity_list": "0", f"/sys/bus/pci/devices/0000:01:00.0/msi_irqs/{name}": ""}
