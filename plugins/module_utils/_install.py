@@ -151,8 +151,8 @@ class Installation:
             for change in _in_order([Difference(path, after, before) for path, before, after in written]):
                 try:
                     self._put_back.get(change.path, lambda: None)()
-                except IsolationError as also:
-                    failures.append(str(also))
+                except Exception as also:
+                    failures.append(sentence_of(also))
             for unit, states in known.items():
                 if "active" not in states:
                     self._host.ask("systemctl", "stop", "--", unit)

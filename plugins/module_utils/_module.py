@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from traceback import format_exc
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ._zip_importer import cache, compile_once
@@ -17,7 +18,7 @@ compile_once()  # before the engine is imported
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ._engine.errors import IsolationError
+from ._engine.errors import IsolationError, is_fault, sentence_of
 from ._engine.kernel.host import Host
 from ._engine.model import Step
 from ._engine.paths import CLAIMS, JOURNAL
@@ -37,11 +38,12 @@ def run(arguments: Mapping[str, Any], call: Callable[[AnsibleModule, Engine], Di
     `checks` are AnsibleModule's, such as `mutually_exclusive`.
     """
     module = AnsibleModule(argument_spec={**arguments, **COMMON}, supports_check_mode=True, **checks)
-    engine = Engine(Host(run=_runner(module)), module.params["lock_timeout"])
     try:
+        engine = Engine(Host(run=_runner(module)), module.params["lock_timeout"])
         result = call(module, engine)
-    except IsolationError as error:
-        module.fail_json(msg=str(error))
+    except Exception as error:  # what was changed is rolled back by then; a fault of ours is to be reported with it
+        traceback = {"exception": format_exc()} if is_fault(error) else {}
+        module.fail_json(msg=sentence_of(error), **traceback)
     if result.get("changed") and not module.check_mode and engine.host.exists(JOURNAL):
         cache.save()  # the next run, which mostly changes nothing, compiles nothing
     module.exit_json(**result)

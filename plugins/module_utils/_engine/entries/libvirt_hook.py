@@ -14,15 +14,18 @@ Source: libvirt, Hooks for specific system management.
 from __future__ import annotations
 
 # Every VM of the host waits for this: what is not needed for a domain without isolation is imported further down.
+import os
 import sys
 
-from ..errors import IsolationError, TimeLimit
+from ..errors import TimeLimit, sentence_of
 from ..kernel.presence import any_exists
 from ..paths import DEFAULT, EVENTS_LOCK, TIMEOUT, domain_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Sequence
+
+    from ..libvirt.events import Event
 
 # start comes too late and stopped too early; reconnect and attach are for a running VM; migrate, restore filter XML.
 ACTING = {("prepare", "begin"), ("started", "begin"), ("release", "end")}
@@ -39,39 +42,52 @@ def main(arguments: Sequence[str], root: str = "") -> int:
         return 0
     import signal
 
-    from ..kernel.host import Host
-    from ..libvirt.events import Event
-
-    event = Event(name, operation, Host(root), sys.stdin.buffer)
-    sentence = ""
+    event = None
     try:
-        _be_done_within(signal, TIMEOUT)
-        event.configure()
-        _be_done_within(signal, event.timeout)
-        for line in event.carry_out():
-            _log(f"{name!r}: {operation}: {line}")
-    except (IsolationError, TimeLimit) as error:
-        sentence = f"{name!r}: {operation}: {error}"
+        try:
+            from ..kernel.host import Host
+            from ..libvirt.events import Event
+
+            event = Event(name, operation, Host(root), sys.stdin.buffer)
+            _be_done_within(signal, TIMEOUT, event)
+            event.configure()
+            _be_done_within(signal, event.timeout, event)
+            for line in event.carry_out():
+                _log(f"{name!r}: {operation}: {line}")
+        finally:
+            signal.alarm(0)
     except Exception as error:  # whatever it is: only the configuration decides whether the domain may start
-        sentence = f"{name!r}: {operation}: {type(error).__name__}: {error}"
-    finally:
         signal.alarm(0)
-    if not sentence:
-        return 0
+        is_configured = any_exists(root, (domain_file(name), DEFAULT))
+        required = event.required if event else operation == "prepare" and is_configured
+        return _failed(f"{name!r}: {operation}: {sentence_of(error)}", required)
+    return 0
+
+
+def _failed(sentence: str, required: bool) -> int:
+    """Say why. Returns the exit code."""
     _log(sentence, failed=True)
-    if not event.required:
+    if not required:
         return 0
     sys.stderr.write(f"vfio-isolation: {_printable(sentence)}\n")
+    sys.stderr.flush()
     return 1
 
 
-def _be_done_within(signal: Any, seconds: int) -> None:
-    """Fail after so many seconds. Undoing may take as long again, then the kernel ends this process."""
+def _be_done_within(signal: Any, seconds: int, event: Event) -> None:
+    """Fail after so many seconds. Rolling back may take as long again, then this ends: the journal has the rest."""
 
     def expired(_number: int, _frame: object) -> None:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGALRM, end)
         signal.alarm(seconds)
         raise TimeLimit(f"this took more than {seconds} s; raise the option timeout to allow more")
+
+    def end(_number: int, _frame: object) -> None:
+        # Whether the domain may start is a matter of its configuration still.
+        sentence = (
+            f"{event.name!r}: {event.operation}: rolling back took more than {seconds} s, too, and is not complete"
+        )
+        os._exit(_failed(sentence, event.required))
 
     signal.signal(signal.SIGALRM, expired)
     signal.alarm(seconds)

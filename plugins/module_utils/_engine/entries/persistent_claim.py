@@ -13,7 +13,7 @@ import sys
 from typing import Any, Dict, Sequence
 
 from ..arguments import check_claim
-from ..errors import IsolationError
+from ..errors import IsolationError, sentence_of
 from ..kernel.host import Host
 from ..steps.catalog import read_steps
 from ..transaction.engine import Engine, Outcome
@@ -28,8 +28,8 @@ def main(arguments: Sequence[str]) -> int:
             raise IsolationError(f"expected {' or '.join(VERBS)} and the file of a claim, not {list(arguments)}")
         verb, path = arguments
         outcome = carry_out(verb, path, Host())
-    except IsolationError as error:
-        sys.stderr.write(f"{error}\n")
+    except Exception as error:  # what was changed is rolled back by then
+        sys.stderr.write(f"{sentence_of(error)}\n")
         return 1
     for line in [f"{len(outcome.changes)} settings changed", *outcome.warnings]:
         sys.stdout.write(f"{line}\n")
@@ -38,10 +38,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def carry_out(verb: str, path: str, host: Host) -> Outcome:
     """Apply the claim in a file, or revert it. Raises IsolationError."""
-    try:
-        text = host.read_own(path)
-    except PermissionError:
-        raise IsolationError(f"only root may read {path}; run this as root") from None
+    text = host.read_own(path)
     if text is None and verb == "stop":
         return Outcome(False, [], {}, {}, {}, [f"the file {path} no longer exists, so its claim stays as it is"])
     if text is None:

@@ -18,7 +18,7 @@ import sys
 from typing import Any, Dict, Sequence
 
 from ..arguments import validated
-from ..errors import IsolationError
+from ..errors import IsolationError, sentence_of
 from ..kernel.host import Host
 from ..steps.catalog import read_steps
 from ..transaction.engine import LOCK_TIMEOUT, Engine, Outcome
@@ -66,12 +66,12 @@ def main(_arguments: Sequence[str] = ()) -> int:
     """The runner's entry point: read a request, carry it out, answer."""
     try:
         request = json.load(sys.stdin)
-    except (ValueError, RecursionError) as error:
+    except Exception as error:
         return _fail(f"the request cannot be read: {error}")
     try:
         result = json.dumps(answer(request, Host()))  # three times as fast as json.dump
-    except IsolationError as error:
-        return _fail(str(error))
+    except Exception as error:  # what was changed is rolled back by then
+        return _fail(sentence_of(error))
     sys.stdout.write(result)
     return 0
 

@@ -112,7 +112,7 @@ class Event:
 
     def _prepare(self) -> List[str]:
         domain, engine = self._domain(), self._engine()
-        around = self._around(engine)
+        before, around = engine.journal_file.load().claims, self._around(engine)
         cgroup = from_option("isolate_cgroup", self._variables["isolate_cgroup"] or domain.cgroup)
         # If somebody else has a claim for this cgroup, all in it are VMs with reserved CPUs.
         if all(claim.created_by == CREATED_BY for claim in reserving(around.claims, cgroup).values()):
@@ -122,22 +122,30 @@ class Event:
         try:
             lines += self._change(decision.changed)
             outcome = self._engine().apply(self.name, read_steps(decision.items), created_by=CREATED_BY)
+            notes = outcome.notes
+            lines.append(
+                f"{len(outcome.changes)} settings changed; strategy {notes['strategy']}, CPUs of VMs"
+                f" {notes['vm_cpus']}, of the host {notes['host_cpus']}"
+            )
+            return lines + outcome.warnings
         except Exception as error:  # also a time limit: the other claims get their partition back in any case
-            failures = []
-            for name in decision.changed:
-                try:
-                    self._change({name: around.claims[name].steps})
-                except IsolationError as also:
-                    failures.append(f"the claim {name} stays without its partition: {also}")
+            failures = self._take_back((self.name, *decision.changed), before)
             if failures:
                 raise IsolationError("; ".join([sentence_of(error), *failures])) from error
             raise
-        notes = outcome.notes
-        lines.append(
-            f"{len(outcome.changes)} settings changed; strategy {notes['strategy']}, CPUs of VMs {notes['vm_cpus']}, of"
-            f" the host {notes['host_cpus']}"
-        )
-        return lines + outcome.warnings
+
+    def _take_back(self, names: Sequence[str], before: Mapping[str, Claim]) -> List[str]:
+        """Have claims of libvirt be what they were. Returns a sentence for each that cannot be."""
+        failures = []
+        for name in names:
+            try:
+                if name not in before:
+                    self._engine().revert([name], created_by=CREATED_BY)
+                elif before[name].created_by == CREATED_BY:
+                    self._change({name: before[name].steps})
+            except Exception as error:  # whatever it is, the others are taken back
+                failures.append(f"the claim {name} is not as it was before: {sentence_of(error)}")
+        return failures
 
     def _around(self, engine: Engine) -> HostContext:
         claims = {name: claim for name, claim in engine.journal_file.load().claims.items() if name != self.name}

@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any, Dict, List
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils import _module
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError, Refused
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.host import Host
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import JOURNAL
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
@@ -68,6 +69,43 @@ def test_what_was_compiled_is_saved_by_a_run_that_changes_a_host_with_claims(
         monkeypatch.setattr(FakeModule, "check_mode", check)
         assert result_of(lambda _module, _engine: result) == result
     assert saves == ([True] if result.get("changed") and claimed and not check else [])
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), RecursionError("x"), MemoryError("x"), OSError(5, "x")], ids=repr)
+def test_a_fault_is_one_sentence_and_its_traceback_is_kept_to_report_it(error: Exception, saves: List[bool]) -> None:
+    def fail(_module: Any, _engine: Engine) -> Any:
+        raise error
+
+    def fail_and_roll_back(_module: Any, _engine: Engine) -> Any:
+        try:
+            raise error
+        except Exception as first:
+            raise IsolationError("rolled back") from first
+
+    for call, words in ((fail, f"{type(error).__name__}: "), (fail_and_roll_back, "rolled back")):
+        result = result_of(call)
+        assert result["failed"] and result["msg"].startswith(words) and "in fail" in result["exception"]
+    assert saves == []
+
+
+def test_an_engine_that_cannot_even_be_made_is_a_sentence(saves: List[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_host: Host, _timeout: float) -> Engine:
+        raise IsolationError("/proc/self/mountinfo cannot be read")
+
+    monkeypatch.setattr(_module, "Engine", broken)
+    assert result_of(lambda _module, _engine: {}) == {"failed": True, "msg": "/proc/self/mountinfo cannot be read"}
+    assert saves == []
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+def test_what_the_kernel_refuses_is_no_fault_of_ours(code: int, saves: List[bool]) -> None:
+    def fail(_module: Any, _engine: Engine) -> Any:
+        try:
+            raise OSError(code, "no")
+        except OSError as error:
+            raise Refused.of(error, "/x", "1") from error
+
+    assert set(result_of(fail)) == {"failed", "msg"} and saves == []
 
 
 def test_what_fails_is_one_sentence(saves: List[bool]) -> None:

@@ -16,6 +16,7 @@ import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError, TimeLimit
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.events import Event
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import DEFAULT, JOURNAL, domain_file
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, step, whole_job
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.cgroups import Cgroups
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import (
@@ -376,6 +377,32 @@ def test_a_time_limit_in_the_middle_of_the_writes_gives_everything_back(number: 
             event.carry_out()
         kernel._wrote = None
         assert kernel.snapshot() == before and not claims(kernel)
+
+
+@pytest.mark.parametrize("error", [TimeLimit("too late"), KeyError("too late")], ids=repr)
+def test_what_fails_behind_the_last_write_gives_everything_back(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the domain's own claim and of those that gave up their partition for it."""
+    with two_domains() as kernel:
+        happens(kernel, "one", "prepare", xml("one", "4"))
+        kernel.part(Cgroups).make("/machine.slice/libpod.scope")
+        kernel.add_thread(500, "/machine.slice/libpod.scope", "0-7")
+        before = {name: claim["steps"] for name, claim in claims(kernel).items()}
+        apply = Engine.apply
+
+        def apply_and_fail(engine_: Engine, name: str, *given: Any, **more: Any) -> Any:
+            outcome = apply(engine_, name, *given, **more)
+            if name == "two":
+                raise error
+            return outcome
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Engine, "apply", apply_and_fail)
+            with pytest.raises(type(error), match="too late"):
+                happens(kernel, "two", "prepare", xml("two", "6"))
+        assert {name: claim["steps"] for name, claim in claims(kernel).items()} == before
+        assert partition(kernel) == "isolated"
 
 
 @pytest.mark.parametrize("error", [TimeLimit("too late"), OSError(5, "too late"), RuntimeError("too late")], ids=repr)
