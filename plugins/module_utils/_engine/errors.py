@@ -11,6 +11,8 @@ from __future__ import annotations
 import errno
 import os
 
+LONGEST_QUOTE = 300  # characters
+
 
 class IsolationError(Exception):
     """A request that cannot be carried out; its text is the sentence to show."""
@@ -57,6 +59,12 @@ def reason_of(error: OSError) -> str:
     """What a system call returned, such as `No such file or directory (ENOENT)`."""
     code = error.errno or 0  # a timeout of a socket has none
     return f"{os.strerror(code)} ({errno.errorcode.get(code, code)})" if code else str(error) or type(error).__name__
+
+
+def quoted(value: object) -> str:
+    """A value to show in a sentence; of a long one the beginning."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}..."
 
 
 def failed(path: str, what: str, error: OSError) -> IsolationError:

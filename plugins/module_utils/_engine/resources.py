@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Dict, Optional, Tuple
 
-from .errors import IsolationError
+from .errors import IsolationError, quoted
 from .kernel import hierarchy, irq, irqbalance
 from .kernel.cpufreq import GOVERNOR, PREFERENCE, Cpufreq, PolicyFile
 from .kernel.cpuset import EXISTS, TASK_AFFINITY, TASK_CGROUP, CgroupExistence, TaskCgroup
@@ -59,7 +59,7 @@ class Resources:
             kind = self.kinds.get(address.kind)
             if kind is None or not kind.valid_name(address.name):
                 raise IsolationError(
-                    f"{str(address)!r} is not the address of a setting that this collection may change"
+                    f"{quoted(str(address))} is not the address of a setting that this collection may change"
                 )
             self._found[address] = kind
         return self._found[address]
@@ -68,7 +68,7 @@ class Resources:
         """A saved setting, checked. Raises IsolationError unless the address exists and may hold this value."""
         address = Address.parse(str(text))
         if not isinstance(value, str) or not self.kind(address).valid_value(value):
-            raise IsolationError(f"{text!r} cannot hold {value!r}")
+            raise IsolationError(f"{quoted(text)} cannot hold {quoted(value)}")
         return address, value
 
     def read(self, address: Address) -> Optional[str]:

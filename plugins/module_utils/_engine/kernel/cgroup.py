@@ -15,7 +15,7 @@ from typing import Iterator, List, Optional, Tuple
 
 from ..errors import IsolationError
 from ..text.cgroup_path import is_within, parent_of
-from ..text.cpus import NONE, CpuSet, parse_list
+from ..text.cpus import CpuSet, parse_list
 from .host import Host
 from .systemd import Systemd
 
@@ -78,7 +78,12 @@ class Cgroups:
 
     def effective_cpus(self, cgroup: str) -> CpuSet:
         """The same, but if the controller is off, those of the nearest ancestor that has them."""
-        return self.effective(cgroup) or (self.effective_cpus(parent_of(cgroup)) if cgroup != "/" else NONE)
+        while cgroup != "/":
+            own = self.effective(cgroup)
+            if own:
+                return own
+            cgroup = parent_of(cgroup)
+        return self.effective("/")
 
     def children(self, cgroup: str) -> List[str]:
         """The cgroups directly below one."""

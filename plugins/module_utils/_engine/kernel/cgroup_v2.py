@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from typing import Callable, List, Optional, Set, Tuple
 
+from ..errors import quoted
 from ..paths import LISTS_TO_WRITE_BACK
 from ..text.cgroup_path import is_valid, parent_of
 from ..text.cpus import CpuSet, format_list, parse_list
@@ -138,7 +139,7 @@ def _lists_to_write_back(note: str) -> Tuple[List[str], List[Tuple[str, str, str
     enabled, lists = json.loads(note)
     for cgroup in [*enabled, *(cgroup for cgroup, _name, _value in lists)]:
         if not isinstance(cgroup, str) or not is_valid(cgroup):
-            raise ValueError(f"{cgroup!r} is not the path of a cgroup")
+            raise ValueError(f"{quoted(cgroup)} is not the path of a cgroup")
     for cgroup, name, value in lists:
         if name not in LISTS or cgroup == "/":
             raise ValueError(f"{cgroup} has no list {name!r} to write")

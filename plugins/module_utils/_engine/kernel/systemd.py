@@ -40,13 +40,14 @@ DROP_INS = (
 FINAL_DROP_IN = "zzz-vfio-isolation"
 OVERRIDDEN = " insisted"
 
+LONGEST_UNIT = 255  # characters of a name, see systemd.unit(5)
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(slice|scope|service|mount|socket|swap)\Z", re.ASCII)
 
 
 def unit_of(cgroup: str) -> Optional[str]:
     """The unit of the system manager that owns a cgroup, or None: what lies below a service or scope is delegated."""
     *parents, last = cgroup.strip("/").split("/")
-    if _UNIT.match(last) and all(parent.endswith(".slice") for parent in parents):
+    if len(last) <= LONGEST_UNIT and _UNIT.match(last) and all(parent.endswith(".slice") for parent in parents):
         return last
     return None
 

@@ -104,7 +104,8 @@ def _forget(view: View, cgroup: str) -> None:
 
 def inherited(view: View, cgroup: str) -> CpuSet:
     """The CPUs that a cgroup without a list of its own gets from those above it."""
-    parent = parent_of(cgroup)
-    if parent == "/":
-        return view.resources.cgroups.effective("/") or view.resources.topology.online()
-    return view.cpus(Address(CPUS, parent)) or inherited(view, parent)
+    for parent in reversed(lineage(cgroup)[:-1]):
+        cpus = view.cpus(Address(CPUS, parent))
+        if cpus:
+            return cpus
+    return view.resources.cgroups.effective("/") or view.resources.topology.online()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
-from ..errors import IsolationError
+from ..errors import IsolationError, quoted
 from ..kernel.cpuset import CPUS, EXISTS, flag_kind
 from ..model import Address
 from ..strategy import Reservation
@@ -31,7 +31,9 @@ def move_host(view: View, arguments: Mapping[str, Any], reservation: Reservation
     """
     path = cgroup_path.normalized(arguments["host_cgroup"])
     if path == "/" or not cgroup_path.is_valid(path):
-        raise IsolationError(f"host_cgroup: {arguments['host_cgroup']!r} is not the path of a cgroup below the root")
+        raise IsolationError(
+            f"host_cgroup: {quoted(arguments['host_cgroup'])} is not the path of a cgroup below the root"
+        )
     for vms in reservation.by_cgroup:
         if is_within(path, vms) or is_within(vms, path):
             raise IsolationError(f"host_cgroup: {path} and the virtual machines' {vms} must not be in one another")

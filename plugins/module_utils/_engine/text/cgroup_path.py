@@ -11,7 +11,11 @@ from __future__ import annotations
 import os
 from typing import List, Sequence
 
-from ..errors import IsolationError
+from ..errors import IsolationError, quoted
+
+# In bytes. PATH_MAX is 4096, with the directory where the hierarchy is mounted, and the file in the cgroup.
+LONGEST_PATH = 4000
+LONGEST_NAME = 255
 
 
 def normalized(path: str) -> str:
@@ -43,11 +47,13 @@ def of_slice(names: Sequence[str]) -> str:
 def is_valid(path: str) -> bool:
     """Whether this is an absolute path that stays inside the hierarchy, and that a file can have."""
     try:
-        os.fsencode(path)
+        names = os.fsencode(path).split(b"/")
     except UnicodeEncodeError:
         return False
     if path == "/":
         return True
+    if sum(map(len, names)) + len(names) > LONGEST_PATH or max(map(len, names)) > LONGEST_NAME:
+        return False
     return path.startswith("/") and not {"", ".", ".."} & set(path[1:].split("/")) and not set("\n\0") & set(path)
 
 
@@ -55,5 +61,5 @@ def from_option(option: str, value: str) -> str:
     """The path that an option names. Raises IsolationError if it is not valid."""
     path = normalized(value)
     if not is_valid(path):
-        raise IsolationError(f"{option}: {value!r} is not the path of a cgroup")
+        raise IsolationError(f"{option}: {quoted(value)} is not the path of a cgroup")
     return path

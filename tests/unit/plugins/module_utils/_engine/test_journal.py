@@ -109,6 +109,8 @@ def test_a_journal_of_another_owner_is_refused() -> None:
     [
         "cgroup.cpus:/../../etc",
         "cgroup.cpus:/a/../b",
+        *(f"cgroup.cpus:{name}" for name in ("/a" * 3000, "/" + "b" * 256)),
+        "systemd.AllowedCPUs:" + "u" * 249 + ".service",
         "cgroup.cpus:relative",
         "cgroup.cpus:/a\n",
         "cgroup.cpus://x",

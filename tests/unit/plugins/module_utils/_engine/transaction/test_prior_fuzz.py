@@ -10,7 +10,7 @@ from typing import Any, Dict
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
-from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, whole_job
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, step, whole_job
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import booted
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import Baseline
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.hostile import (
@@ -76,3 +76,35 @@ def test_a_list_in_another_form_than_it_is_read_is_refused(value: str) -> None:
     for address in ("irq.affinity:0", "cgroup.cpus:/machine.slice", "systemd.AllowedCPUs:machine.slice"):
         with booted() as kernel, pytest.raises(IsolationError, match="cannot hold"):
             engine(kernel).restore_prior({address: value})
+
+
+CGROUP_KINDS = ("cpus", "mems", "exists", "partition", "controller")
+TOO_LONG = ("/a" * 3000, "/a" * 100000, "/" + "b" * 256, "/" + "é" * 128, "/x" + "\x01" * 4096)
+JUST_SHORT_ENOUGH = ("/a" * 1999, "/" + "b" * 255, "/" + "é" * 127, "/".join(["", *["c" * 249] * 15]))
+
+
+@pytest.mark.parametrize("name", TOO_LONG, ids=len)
+def test_a_name_that_no_file_can_have_is_refused_in_a_sentence_that_can_be_read(name: str) -> None:
+    addresses = [*(f"cgroup.{kind}:{name}" for kind in CGROUP_KINDS), f"systemd.AllowedCPUs:{'u' * 249}.service"]
+    for address, value in [*((address, "") for address in addresses), ("task.cgroup:110:5110", name)]:
+        with booted() as kernel, pytest.raises(IsolationError) as error:
+            engine(kernel).restore_prior({address: value})
+        assert kernel.log == [] and len(str(error.value)) < 800
+    for one in (step("cpuset", path=name, cpus="2"), step("move_tasks", source="/system.slice", target=name)):
+        with booted() as kernel, pytest.raises(IsolationError, match="is not the path of a cgroup") as error:
+            engine(kernel).apply("x", [one])
+        assert kernel.log == [] and len(str(error.value)) < 800
+
+
+@pytest.mark.parametrize("name", JUST_SHORT_ENOUGH, ids=len)
+def test_a_name_that_a_file_can_just_have_is_written_or_refused(name: str) -> None:
+    """However deep it is: there may be two thousand cgroups above one."""
+    values = {"cpus": "1", "mems": "", "exists": "present", "partition": "isolated", "controller": "enabled"}
+    for kind, value in values.items():
+        is_written_or_refused({f"cgroup.{kind}:{name}": value}, isolated=True)
+    with booted(Baseline(systemd=False, delegated=True)) as kernel:
+        assert "is gone" in str(engine(kernel).restore_prior({"task.cgroup:110:5110": name}).skipped)
+        masked = step("cpuset", path=name, cpus="2", operation="mask")
+        changes = {change.address: change.after for change in engine(kernel).apply("x", [masked], check=True).changes}
+        assert changes[f"cgroup.cpus:{name}"] == "0-1,3-7"
+        assert engine(kernel).resources.cgroups.effective_cpus(name) == frozenset(range(8))
