@@ -40,8 +40,8 @@ options:
     default: online
   energy_preference:
     description:
-      - The energy preference, such as V(performance), V(balance_performance) or V(power), or a raw number if the driver
-        accepts one.
+      - The energy preference, such as V(performance), V(balance_performance) or V(power), or a number from 0 to
+        255 if the driver accepts one and has no name for it.
       - By default, the energy preference is not changed. However, drivers in active mode lock it to V(performance)
         while that governor is set. The step then records the previous energy preference, and reverting restores it.
     type: str

@@ -12,13 +12,12 @@ from typing import Dict, Optional, Tuple
 
 from .errors import IsolationError, quoted
 from .kernel import hierarchy, irq, irqbalance
-from .kernel.cpufreq import GOVERNOR, PREFERENCE, Cpufreq, PolicyFile
+from .kernel.cpufreq import GOVERNOR, PREFERENCE, Cpufreq, EnergyPreference, PolicyFile
 from .kernel.cpuset import EXISTS, TASK_AFFINITY, TASK_CGROUP, CgroupExistence, TaskCgroup
 from .kernel.host import Host
 from .kernel.hugepages import HUGEPAGES, Hugepages
 from .kernel.kind import Kind
 from .kernel.memory import Memory
-from .kernel.stages import Stage
 from .kernel.systemd import Systemd
 from .kernel.task import Affinity
 from .kernel.topology import SysfsTopology
@@ -50,7 +49,7 @@ class Resources:
             TASK_CGROUP: TaskCgroup(self.cgroups),
             TASK_AFFINITY: Affinity(host),
             GOVERNOR: PolicyFile(host, "scaling_governor"),
-            PREFERENCE: PolicyFile(host, "energy_performance_preference", Stage.DEPENDENT),
+            PREFERENCE: EnergyPreference(host),
         }
 
     def kind(self, address: Address) -> Kind:

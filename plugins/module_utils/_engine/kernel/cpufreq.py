@@ -11,7 +11,7 @@ Source: Documentation/admin-guide/pm/cpufreq.rst, .../intel_pstate.rst.
 
 from __future__ import annotations
 
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 from ..text.cpus import CpuSet, is_number, parse_list
 from .host import Host
@@ -58,7 +58,7 @@ class Cpufreq:
 
 
 class PolicyFile(Word):
-    """`cpufreq.governor:policy0`, `cpufreq.preference:policy0`.
+    """`cpufreq.governor:policy0`.
 
     The kernel loads the module of a governor when it needs it. The governor comes first: `performance` locks
     the preference.
@@ -70,3 +70,15 @@ class PolicyFile(Word):
     def is_offline(self, name: str) -> bool:
         """The kernel returns EBUSY for every file of a policy without an online CPU."""
         return self._host.exists(self.where(name)) and self.read(name) is None
+
+class EnergyPreference(PolicyFile):
+    """`cpufreq.preference:policy0`: a name, or a number from 0 to 255 that the driver has no name for."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host, "energy_performance_preference", Stage.DEPENDENT)
+
+    def explain(self, name: str, wanted: str, now: Optional[str]) -> str:
+        """Which numbers have names depends on the model of the CPU, see epp_values in intel_pstate.c."""
+        if now and not is_number(now) and (is_number(wanted) or wanted == "default"):
+            return f"{self.where(name)}: the driver calls {wanted!r} {now!r}; use that name as energy_preference"
+        return super().explain(name, wanted, now)

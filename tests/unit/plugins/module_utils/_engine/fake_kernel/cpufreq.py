@@ -25,6 +25,8 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
 CPUFREQ = "/sys/devices/system/cpu/cpufreq"
 GOVERNORS = ("performance", "powersave", "ondemand", "conservative", "schedutil")
 PREFERENCES = ("default", "performance", "balance_performance", "balance_power", "power")
+# intel_pstate reads these numbers as names, and so what `default` stands for; other numbers as they are.
+NAMED = {"0": "performance", "128": "balance_performance", "192": "balance_power", "255": "power", "default": "power"}
 
 
 class Cpufreq(Part):
@@ -34,6 +36,7 @@ class Cpufreq(Part):
         self._topology = parts[Topology]
         self.governors = dict(enumerate(baseline.governors))
         self.preferences = dict(enumerate(baseline.preferences or ()))
+        self.unnamed = {"default"}  # drivers differ in whether they read it back
         for policy in self.governors:
             self._lock_preference(policy)
 
@@ -83,9 +86,9 @@ class Cpufreq(Part):
         elif name == "energy_performance_preference" and policy in self.preferences:
             if self.governors[policy] == "performance" and value != "performance":
                 raise os_error(errno.EBUSY)
-            if value not in PREFERENCES:
+            if value not in PREFERENCES and not (value.isdigit() and int(value) <= 255):
                 raise os_error(errno.EINVAL)
-            self.preferences[policy] = value
+            self.preferences[policy] = value if value in self.unnamed else NAMED.get(value, value)
         else:
             return False
         return True

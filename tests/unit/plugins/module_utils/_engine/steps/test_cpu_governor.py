@@ -7,6 +7,13 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, step
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.cpufreq import (
+    NAMED,
+    Cpufreq,
+)
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import booted
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import Baseline
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.steps.single_step import (
     planned,
@@ -42,3 +49,36 @@ def test_an_energy_preference_is_a_number_only_in_plain_digits(number: str) -> N
         "cpufreq.governor:policy0": "powersave",
         "cpufreq.preference:policy0": "128",
     }
+
+
+@pytest.mark.parametrize("number", ["0", "128", "192", "255"])
+def test_a_number_that_the_driver_has_a_name_for_is_refused_with_that_name(number: str) -> None:
+    with booted(Baseline(preferences=("balance_power", "power", "default", "33"))) as kernel:
+        before = kernel.snapshot()
+        one = step("cpu_governor", governor="powersave", cpus="0-3", energy_preference=number)
+        if NAMED[number] == "balance_power":
+            one = step("cpu_governor", governor="powersave", cpus="2-3", energy_preference=number)
+        with pytest.raises(IsolationError, match=f"the driver calls '{number}' '{NAMED[number]}'; use that name"):
+            engine(kernel).apply("x", [one])
+        assert kernel.snapshot() == before
+
+
+@pytest.mark.parametrize("number", ["1", "64", "254"])
+def test_a_number_without_a_name_is_set_satisfied_and_restored(number: str) -> None:
+    with booted(Baseline(preferences=("balance_power", "power", "default", "33"))) as kernel:
+        before = kernel.snapshot()
+        one = step("cpu_governor", governor="powersave", energy_preference=number)
+        assert engine(kernel).apply("x", [one]).changed
+        assert not engine(kernel).apply("x", [one]).changed and engine(kernel).inspect()[1].changes == []
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
+def test_a_name_that_the_driver_has_another_name_for_is_refused_with_that_one() -> None:
+    """What `default` stands for."""
+    with booted(Baseline(preferences=("balance_power",) * 4)) as kernel:
+        before = kernel.snapshot()
+        kernel.part(Cpufreq).unnamed.clear()
+        with pytest.raises(IsolationError, match="the driver calls 'default' 'power'; use that name"):
+            engine(kernel).apply("x", [step("cpu_governor", governor="powersave", energy_preference="default")])
+        assert kernel.snapshot() == before
