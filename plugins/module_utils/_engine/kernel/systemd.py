@@ -133,13 +133,16 @@ class Systemd:
         text = self._host.read(path)
         if text is None:
             return None
-        values = [line.partition("=")[2] for line in text.splitlines() if line.startswith(prop + "=")]
+        listed = ""
+        for name, _equals, value in (line.partition("=") for line in text.splitlines()):
+            if name.strip() == prop:  # lists add up, and an empty one resets them, see systemd.resource-control(5)
+                listed = f"{listed} {value.strip()}" if value.strip() else ""
         try:
-            return format_list(parse_list(",".join(values[-1].replace(",", " ").split()))) if values else ""
+            return format_list(parse_list(",".join(listed.replace(",", " ").split())))
         except ValueError as error:
             raise IsolationError(
-                f"{path}: {prop}={values[-1][:80]!r} is not a list: {error}. Correct that file or remove it, then run"
-                " systemctl daemon-reload"
+                f"{path}: {prop}={listed.strip()[:80]!r} is not a list: {error}. Correct that file or remove it, then"
+                " run systemctl daemon-reload"
             ) from None
 
     def drop_runtime_value(self, unit: str, prop: str) -> None:
