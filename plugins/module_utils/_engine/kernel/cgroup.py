@@ -132,5 +132,6 @@ class Cgroups:
         """The systemd unit that must be asked to change this cgroup; None if it is written directly."""
         return None
 
-    def finish(self) -> None:
-        """Complete what a killed run left unfinished."""
+    def finish(self) -> List[str]:
+        """Complete what a killed run left unfinished. Returns a sentence for each thing that still cannot be."""
+        return []

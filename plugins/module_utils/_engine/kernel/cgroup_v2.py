@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from typing import Callable, List, Optional, Set, Tuple
 
-from ..errors import quoted
+from ..errors import IsolationError, Refused, quoted
 from ..paths import LISTS_TO_WRITE_BACK
 from ..text.cgroup_path import is_valid, parent_of
 from ..text.cpus import CpuSet, format_list, parse_list
@@ -88,7 +88,9 @@ class CgroupsV2(Cgroups):
         self.host.save(LISTS_TO_WRITE_BACK, json.dumps([enabled, lists]), 0o600)
         for path in reversed(enabled):
             self.host.write(self.file(path, "cgroup.subtree_control"), "-cpuset")
-        self.finish()
+        owed = self.finish()
+        if owed:
+            raise IsolationError("; ".join(owed))
         return True
 
     def free_cpus(self, partition: str, cpus: CpuSet) -> None:
@@ -108,7 +110,7 @@ class CgroupsV2(Cgroups):
 
     def may_inherit_again(self, parent: str, is_partition: Callable[[str], bool]) -> bool:
         """Whether that disturbs nobody."""
-        if any(self.populated(place) for place in VM_SLICES):
+        if self.host.exists(LISTS_TO_WRITE_BACK) or any(self.populated(place) for place in VM_SLICES):
             return False
         below = [path for path, _children in self.walk(parent) if path != parent]
         foreign = [path for path in below if self.owner(path) is None]
@@ -119,19 +121,38 @@ class CgroupsV2(Cgroups):
         """Whether it is a partition, valid or not."""
         return self.read(cgroup, PARTITION_FILE) not in ("", "member")
 
-    def finish(self) -> None:
-        """Write back the lists that `inherit_again` removed, even in a run that was killed."""
+    def finish(self) -> List[str]:
+        """Write back the lists that `inherit_again` removed, even in a run that was killed.
+
+        Returns a sentence for each that is refused; they stay in the note, for the next run. Raises IsolationError if
+        the note cannot be trusted.
+        """
         note = read_note(self.host, LISTS_TO_WRITE_BACK, _lists_to_write_back)
         if note is None:
-            return
+            return []
         enabled, lists = note
-        for cgroup in enabled:
-            if self.exists(cgroup):
-                self.host.write(self.file(cgroup, "cgroup.subtree_control"), "+cpuset")
-        for cgroup, name, value in lists:
+        owed: List[str] = []
+        enabled = [c for c in enabled if self._is_owed(c, "cgroup.subtree_control", "+cpuset", owed)]
+        lists = [(c, name, value) for c, name, value in lists if self._is_owed(c, name, value, owed)]
+        try:
+            if not owed:
+                self.host.remove(LISTS_TO_WRITE_BACK)
+            elif (enabled, lists) != note:
+                self.host.save(LISTS_TO_WRITE_BACK, json.dumps([enabled, lists]), 0o600)
+        except Refused as refused:
+            owed.append(str(refused))
+        return owed
+
+    def _is_owed(self, cgroup: str, name: str, value: str, owed: List[str]) -> bool:
+        """Write one of them back. Whether it still has to be: what is gone is owed nothing."""
+        try:
             if self.exists(cgroup):
                 self.host.write(self.file(cgroup, name), value)
-        self.host.remove(LISTS_TO_WRITE_BACK)
+        except Refused as refused:
+            if self.exists(cgroup):
+                owed.append(f"{refused}; it had that before, and each run tries again to write it back")
+                return True
+        return False
 
 
 def _lists_to_write_back(note: str) -> Tuple[List[str], List[Tuple[str, str, str]]]:
@@ -146,4 +167,4 @@ def _lists_to_write_back(note: str) -> Tuple[List[str], List[Tuple[str, str, str
         if not isinstance(value, str):
             raise ValueError(f"{value!r} is not a list")
         parse_list(value)
-    return enabled, lists
+    return enabled, [(cgroup, name, value) for cgroup, name, value in lists]

@@ -71,6 +71,7 @@ class PolicyFile(Word):
         """The kernel returns EBUSY for every file of a policy without an online CPU."""
         return self._host.exists(self.where(name)) and self.read(name) is None
 
+
 class EnergyPreference(PolicyFile):
     """`cpufreq.preference:policy0`: a name, or a number from 0 to 255 that the driver has no name for."""
 

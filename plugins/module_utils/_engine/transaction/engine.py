@@ -68,6 +68,7 @@ class Engine:
         self._lock_timeout = lock_timeout
         self.resources = Resources(host)
         self.journal_file = JournalFile(self.resources, complete)
+        self._owed: List[str] = []  # by a killed run, which cannot be written back now
 
     def apply(
         self, claim: str, steps: Sequence[Step], check: bool = False, created_by: str = "", acts: bool = True
@@ -212,7 +213,7 @@ class Engine:
         journal = self.journal_file.load()
         self.resources.systemd.reload_due()  # a note that cannot be trusted is found before anything is changed
         if not check:
-            self.resources.cgroups.finish()
+            self._owed = self.resources.cgroups.finish()
         return journal
 
     def _execution(self) -> Execution:
@@ -221,7 +222,7 @@ class Engine:
         return Execution(self.resources, self.journal_file)
 
     def _warnings(self) -> List[str]:
-        return [self.journal_file.warning] if self.journal_file.warning else []
+        return [*([self.journal_file.warning] if self.journal_file.warning else []), *self._owed]
 
     def _outcome(
         self,

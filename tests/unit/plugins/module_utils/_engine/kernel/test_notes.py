@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -22,11 +23,15 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths impor
 )
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, whole_job
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.cgroups import Cgroups
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import (
     FakeKernel,
     booted,
 )
-from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import CGROUP
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import (
+    CGROUP,
+    os_error,
+)
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.hostile import (
     changed_json,
     changed_text,
@@ -86,6 +91,44 @@ def test_notes_of_our_own_are_carried_out() -> None:
         engine(kernel).revert()
         assert f"{CGROUP}/user.slice/cpuset.cpus = 0-3" in kernel.log and kernel.snapshot() == before
         assert not os.path.exists(kernel.root + LISTS_TO_WRITE_BACK) and not os.path.exists(kernel.root + RELOAD_DUE)
+
+
+@pytest.mark.parametrize("refused_", ["system.slice/cpuset.cpus = 0-3", "cgroup.subtree_control = +cpuset"])
+def test_what_is_refused_stays_in_the_note_and_keeps_no_run_from_its_work(refused_: str) -> None:
+    with booted() as kernel:
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", JOB)
+        put(kernel, LISTS_TO_WRITE_BACK, json.dumps(LISTS))
+        kernel.refuse = lambda what: os_error(errno.EINVAL) if what.endswith(refused_) else None
+        kernel.log.clear()
+        for run in (lambda: engine(kernel).apply("vm", JOB), lambda: engine(kernel).extend("vm", JOB[1])):
+            (warning,) = run().warnings
+            assert refused_.split(" = ")[0] in warning and "refused" in warning and "(EINVAL)" in warning
+        assert f"{CGROUP}/user.slice/cpuset.cpus = 0-3" in kernel.log
+        with open(kernel.root + LISTS_TO_WRITE_BACK, encoding="utf-8") as stream:
+            note = json.load(stream)
+        assert note in ([[], LISTS[1][:1]], [["/"], []])
+        kernel.refuse = None
+        assert engine(kernel).revert().warnings == [] and kernel.snapshot() == before
+        assert not os.path.exists(kernel.root + LISTS_TO_WRITE_BACK)
+
+
+def test_what_is_gone_while_it_is_written_back_is_owed_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with booted() as kernel:
+        engine(kernel).apply("vm", JOB)
+        put(kernel, LISTS_TO_WRITE_BACK, json.dumps([[], [["/own.slice", "cpuset.cpus", "0-3"], *LISTS[1]]]))
+        write = kernel.write
+
+        def goes_meanwhile(path: str, value: str, keep_open: bool = False) -> None:
+            if "own.slice" in path:
+                kernel.part(Cgroups).remove("/own.slice")
+            write(path, value, keep_open)
+
+        monkeypatch.setattr(kernel, "write", goes_meanwhile)
+        kernel.log.clear()
+        assert engine(kernel).apply("vm", JOB).warnings == []
+        assert f"{CGROUP}/user.slice/cpuset.cpus = 0-3" in kernel.log
+        assert not os.path.exists(kernel.root + LISTS_TO_WRITE_BACK)
 
 
 @pytest.mark.parametrize(
