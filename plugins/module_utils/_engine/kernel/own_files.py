@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from typing import Callable, Optional, Tuple
@@ -39,12 +40,25 @@ def replace(target: str, path: str, content: bytes, mode: int, owner: Tuple[int,
         # Not executable before it is complete: libvirt runs every executable in a directory of hooks.
         os.chmod(beside, mode)
         os.replace(beside, target)
+        _sync(os.path.dirname(target))
     except OSError as error:
         is_beside = error.filename == beside and not error.filename2
         with contextlib.suppress(OSError):
             os.unlink(beside)  # it may be what the file system is full of
         where = path + TEMPORARY_SUFFIX if is_beside else path
         raise Refused.of(error, where, "a new version of the file") from error
+
+
+def _sync(directory: str) -> None:
+    """Make the names in a directory durable: a crash must not bring back the file that was replaced."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def keep(target: str, path: str) -> Optional[Callable[[], None]]:

@@ -108,3 +108,34 @@ def test_a_daemon_that_never_answers_is_said_to_have_timed_out(tmp_path: Path, m
     monkeypatch.setattr(socket.socket, "connect", mock.Mock(side_effect=socket.timeout("timed out")))
     with pytest.raises(Refused, match=r"refused 'setup': timed out$"):
         host.converse("/run/x.sock", "setup")
+
+
+def test_a_replaced_file_is_durable_and_so_is_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, synced, fsync = FakeHost(str(tmp_path), {"/x/y": "old"}), [], os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), host.read("/x/y")))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    host.save("/x/y", "new")
+    assert synced == [(host.path("/x/y.new"), "old"), (host.path("/x"), "new")]
+
+
+@pytest.mark.parametrize(("code", "fails"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_file_system_that_cannot_sync_a_directory_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, fails: bool
+) -> None:
+    host, fsync = FakeHost(str(tmp_path), {"/x/y": ""}), os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(code, "")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    if fails:
+        with pytest.raises(Refused, match=r"^/x/y refused .*\(EIO\)"):
+            host.save("/x/y", "new")
+    else:
+        host.save("/x/y", "new")
