@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import re
+from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -24,20 +26,23 @@ from ._engine.text.units import escape
 WANTS = "/etc/systemd/system/multi-user.target.wants"
 DAEMONS = ("libvirtd.service", "virtqemud.service")
 OLDEST = (3, 8)
+START = f"{RUNNER}/__main__.py"
 # What the runner can start. Ansible copies only what is imported, so all are imported here.
 ENTRIES = (libvirt_hook, persistent_claim, runner)
 
 MAIN = """\
 # Runs an entry of the engine: python3 -I -S {runner} ENTRY ARGUMENT...
+# This file says which version of it: it is replaced last, so that a run has all its modules from one version.
 import gc
 import os
 import sys
 
+sys.path[0] += "/{version}"
 from engine.kernel.{cache} import cache_imports
 
 # Virtual machines wait for this short run: no garbage collection, and no cleanup of the interpreter at the end.
 gc.disable()
-cache = cache_imports(os.path.dirname(__file__) + "/engine")
+cache = cache_imports(sys.path[0] + "/engine")
 code = __import__("engine.entries." + sys.argv[1], fromlist=["main"]).main(sys.argv[2:])
 cache.save()
 sys.stdout.flush()
@@ -100,8 +105,17 @@ class Difference(NamedTuple):
 
 def runner_files() -> Dict[str, File]:
     """The host runner: the engine as a package, and what starts its entries."""
-    engine = {f"{RUNNER}/engine/{name}": File(text) for name, text in _sources().items()}
-    return {**engine, f"{RUNNER}/__main__.py": File(MAIN.format(runner=RUNNER, cache=_name(code_cache)))}
+    sources = _sources()
+    version = f"engine-{sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:16]}"
+    engine = {f"{RUNNER}/{version}/engine/{name}": File(text) for name, text in sources.items()}
+    main = MAIN.format(runner=RUNNER, version=version, cache=_name(code_cache))
+    return {**engine, START: File(main)}
+
+
+def version_in(main: str) -> str:
+    """The directory of the version that a `__main__.py` starts; before there were versions, `engine`."""
+    match = re.search(r'"/(engine-[0-9a-f]{16})"', main)
+    return match[1] if match else "engine"
 
 
 def hook_files(

@@ -20,7 +20,7 @@ from ._engine.kernel.host import Host
 from ._engine.kernel.own_files import TEMPORARY_SUFFIX
 from ._engine.paths import CLAIMS, DOMAINS, HOOK, LIBVIRT, ROOT, RUNNER, UNIT
 from ._engine.text.units import escape
-from ._host_files import DAEMONS, OLDEST, WANTS, Difference, File, runner_files
+from ._host_files import DAEMONS, OLDEST, START, WANTS, Difference, File, runner_files, version_in
 
 
 def check_persistable(claim: str) -> None:
@@ -114,7 +114,7 @@ class Installation:
 
     def _change(self, wanted: Mapping[str, File], owned: Iterable[str]) -> List[Difference]:
         """Make the wanted files the only ones, of those wanted and those in `owned` (directories or files)."""
-        existing = {path for place in owned for path in _below(self._host, place)}
+        existing = {path for place in owned for path in _below(self._host, place) if not self._is_kept(path, wanted)}
         found = []
         for path in sorted({*wanted, *existing}):
             before, after = _present(self._host, path), wanted.get(path)
@@ -127,7 +127,20 @@ class Installation:
                     self._put_back[change.path] = self._host.keep(change.path)
                     written.append(change)
                     self._put(change.path, change.after)
+            if found:
+                self._tidy_runner()
         return found
+
+    def _is_kept(self, path: str, wanted: Mapping[str, File]) -> bool:
+        """Whether a file is of a version of the engine that a run may still be importing: the one that is replaced.
+
+        It goes with the next one. As long as the version stays the same, no other one is looked at.
+        """
+        if START not in wanted or path == START or not path.startswith(f"{RUNNER}/"):
+            return False
+        found, new = version_in(self._host.read(START) or ""), version_in(wanted[START].text)
+        version = path[len(RUNNER) + 1 :].partition("/")[0]
+        return version != new and (found in (new, version))
 
     def _put(self, path: str, file: Optional[File]) -> None:
         if file is None:
@@ -176,11 +189,17 @@ class Installation:
         """Remove directories that are left."""
         if self._check:
             return
-        if not self._host.exists(f"{RUNNER}/__main__.py"):
-            self._host.remove_tree(RUNNER)  # what Python compiled
+        self._tidy_runner()
         hooks = HOOK.rpartition("/")[0]
         for directory in (DOMAINS, LIBVIRT, CLAIMS, ROOT, hooks):
             self._host.remove_empty(directory)
+
+    def _tidy_runner(self) -> None:
+        # Python knows a changed file by its size, which here is always the same, and by the second of its change.
+        self._host.remove_tree(f"{RUNNER}/__pycache__")
+        for place in (RUNNER, *(f"{RUNNER}/{name}" for name in self._host.directories(RUNNER) or ())):
+            if not _below(self._host, place):
+                self._host.remove_tree(place)  # what Python compiled
 
     def _reload_libvirt(self) -> None:
         if self._check:
@@ -192,7 +211,10 @@ class Installation:
 
 
 def _in_order(changes: Sequence[Difference]) -> List[Difference]:
-    """Write the hook last and remove it first: it needs the other files, whose paths sort behind its path."""
+    """Write the hook last and remove it first: it needs the other files, whose paths sort behind its path.
+
+    So does the file that says which version of the engine runs: a run that starts meanwhile has all of one version.
+    """
     by_path = sorted(changes, key=lambda change: change.path)
     coming = [change for change in reversed(by_path) if change.after is not None]
     return coming + [change for change in by_path if change.after is None]

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import pytest
+from ansible_collections.vfio.isolation.plugins.module_utils import _host_files
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError, Refused
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import (
     DEFAULT,
@@ -22,11 +26,13 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths impor
     domain_file,
 )
 from ansible_collections.vfio.isolation.plugins.module_utils._host_files import (
+    START,
     WANTS,
     claim_file,
     hook_files,
     runner_files,
     unit_files,
+    version_in,
 )
 from ansible_collections.vfio.isolation.plugins.module_utils._install import (
     Installation,
@@ -38,6 +44,7 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import booted
 
 PYTHON = "/usr/bin/python3"
+ENGINE = f"{RUNNER}/{version_in(runner_files()[START].text)}/engine"
 LIBVIRTD = ("systemctl", "reload", "--", "libvirtd.service")
 
 
@@ -79,19 +86,107 @@ def test_what_was_changed_is_mended_and_what_is_not_wanted_goes(tmp_path: Path) 
     host = host_with_libvirt(tmp_path)
     Installation(host, check=False).hook(hook_files({"one": {}, "two": {}}, None, PYTHON))
     host.commands.clear()
-    host.put(f"{RUNNER}/engine/_old.py", "")
-    host.put(f"{RUNNER}/engine/__pycache__/x.pyc", "")
-    host.put(f"{RUNNER}/engine/_cpus.py", "import os\n")
+    host.put(f"{ENGINE}/_old.py", "")
+    host.put(f"{ENGINE}/__pycache__/x.pyc", "")
+    host.put(f"{ENGINE}/_cpus.py", "import os\n")
     os.chmod(host.path(domain_file("one")), 0o666)
     changes = Installation(host, check=False).hook(hook_files({"one": {}}, None, PYTHON))
     assert [change.path for change in changes] == [
         domain_file("one"),
         domain_file("two"),
-        f"{RUNNER}/engine/_cpus.py",
-        f"{RUNNER}/engine/_old.py",
+        f"{ENGINE}/_cpus.py",
+        f"{ENGINE}/_old.py",
     ]
     assert os.stat(host.path(domain_file("one"))).st_mode & 0o777 == 0o644
     assert LIBVIRTD not in host.commands  # it knows the hook
+
+
+def of_a_version(monkeypatch: pytest.MonkeyPatch, number: int) -> str:
+    """Have another version of the engine be what is installed. Returns its directory."""
+    entry = f"def main(_arguments):\n    print({number})\n    return 0\n"
+    sources = {**_host_files._sources(), "entries/runner.py": entry}
+    monkeypatch.setattr(_host_files, "_sources", lambda: sources)
+    return f"{RUNNER}/{version_in(runner_files()[START].text)}"
+
+
+def runs(host: FakeHost) -> int:
+    """The version of a run that starts now."""
+    command = [sys.executable, "-I", "-S", host.path(RUNNER), "runner"]
+    return int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+def test_a_run_has_all_its_modules_from_one_version_whenever_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each write of an upgrade, and back; and what is running may go on importing its own version."""
+    host = host_with_libvirt(tmp_path)
+    wanted = hook_files({}, {}, PYTHON)
+    first = of_a_version(monkeypatch, 1)
+    Installation(host, check=False).hook(wanted)
+    modules = {path: host.read(path) for path in runner_files() if path.startswith(first)}
+    second = of_a_version(monkeypatch, 2)
+    seen: List[int] = []
+
+    def look(what: str) -> None:
+        present = {path: host.read(path) for path in modules}
+        assert present == modules, what
+        new = {path for path in runner_files() if path.startswith(second)}
+        version = version_in(host.read(START) or "")
+        assert f"{RUNNER}/{version}" == first or all(host.exists(path) for path in new), what
+        seen.append(1 if f"{RUNNER}/{version}" == first else 2)
+
+    host._wrote = look
+    assert runs(host) == 1
+    announced = Installation(host, check=True).hook(wanted)
+    assert not seen and Installation(host, check=False).hook(wanted) == announced
+    assert sorted(seen) == seen and set(seen) == {1, 2}
+    assert runs(host) == 2
+    host._wrote = None
+    assert Installation(host, check=False).hook(wanted) == []
+
+    third = of_a_version(monkeypatch, 3)
+    announced = Installation(host, check=True).hook(wanted)
+    assert Installation(host, check=False).hook(wanted) == announced
+    assert [f"{RUNNER}/{name}" for name in host.list(RUNNER)] == sorted([START, second, third])
+    assert runs(host) == 3
+    Installation(host, check=False).unhook()
+    assert not host.exists(RUNNER)
+
+
+def test_an_upgrade_that_fails_leaves_the_version_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = HostWithSystemd(str(tmp_path))
+    wanted = hook_files({}, {}, PYTHON)
+    first = of_a_version(monkeypatch, 1)
+    Installation(host, check=False).hook(wanted)
+    before = host.everything()
+    of_a_version(monkeypatch, 2)
+    for path in (START, f"{RUNNER}/{version_in(runner_files()[START].text)}/engine/errors.py"):
+        host.unwritable = {path}
+        with pytest.raises(IsolationError):
+            Installation(host, check=False).hook(wanted)
+        host.unwritable = set()
+        assert host.everything() == before and sorted([START, first]) == [f"{RUNNER}/{n}" for n in host.list(RUNNER)]
+        assert runs(host) == 1
+        for cached in Path(host.path(RUNNER)).rglob("__pycache__"):
+            shutil.rmtree(cached)
+
+
+def test_the_layout_before_there_were_versions_stays_for_what_runs_and_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = host_with_libvirt(tmp_path)
+    host.put(START, "cache = cache_imports(os.path.dirname(__file__) + '/engine')\n")
+    host.put(f"{RUNNER}/engine/model.py", "")
+    host.put(f"{RUNNER}/engine/__pycache__/all.cpython-311", "")
+    wanted = hook_files({}, {}, PYTHON)
+    first = of_a_version(monkeypatch, 1)
+    Installation(host, check=False).hook(wanted)
+    assert host.exists(f"{RUNNER}/engine/model.py") and Installation(host, check=False).hook(wanted) == []
+    second = of_a_version(monkeypatch, 2)
+    Installation(host, check=False).hook(wanted)
+    assert sorted(f"{RUNNER}/{name}" for name in host.list(RUNNER)) == sorted([START, first, second])
 
 
 def test_a_link_in_the_place_of_a_file_is_replaced(tmp_path: Path) -> None:
@@ -246,7 +341,7 @@ def hand_made(host: HostWithSystemd) -> None:
     for path, text, mode in (
         (claim_file(CLAIM), b"{ no end", 0o600),
         (f"{RUNNER}/__main__.py", b"# \xff\n\n\n", 0o640),
-        (f"{RUNNER}/engine/__init__.py", b"\n", 0o755),
+        (f"{ENGINE}/__init__.py", b"\n", 0o755),
     ):
         host.put(path, "")
         Path(host.path(path)).write_bytes(text)
@@ -306,7 +401,7 @@ def test_a_claim_that_cannot_persist_leaves_files_and_units_as_they_were(
     [
         (set(), {claim_file("host")}),
         (set(), {UNIT}),
-        (set(), {f"{RUNNER}/engine/model.py"}),
+        (set(), {f"{ENGINE}/model.py"}),
         ({"daemon-reload"}, set()),
         ({"disable"}, set()),
         ({"stop"}, set()),
