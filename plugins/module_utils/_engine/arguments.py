@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from .errors import IsolationError
+from .errors import IsolationError, as_text, quoted
 
+LONGEST_NAME = 80  # that is shown as it is
 COLLECTION = "vfio.isolation."
 TYPES = {"str": str, "bool": bool, "int": int, "list": list, "dict": dict}
 
@@ -20,7 +21,7 @@ def validated(what: str, spec: Mapping[str, Mapping[str, Any]], given: Mapping[s
     """Options with the defaults of those that are missing. Raises IsolationError."""
     unknown = set(given) - set(spec)
     if unknown:
-        names = ", ".join(sorted(map(str, unknown)))
+        names = ", ".join(name if len(name) < LONGEST_NAME else quoted(name) for name in sorted(map(str, unknown)))
         raise IsolationError(f"{what} has no option {names}; it has {', '.join(spec)}")
     missing = [option for option in spec if spec[option].get("required") and given.get(option) is None]
     if missing:
@@ -30,12 +31,12 @@ def validated(what: str, spec: Mapping[str, Mapping[str, Any]], given: Mapping[s
         is_number = not isinstance(value, bool)  # in Python a bool is an int
         fits = isinstance(value, TYPES.get(kind, object)) and (is_number or kind in ("bool", "raw"))
         if value is not None and not fits:
-            raise IsolationError(f"{what}: {option} is {value!r}; expected {kind}")
+            raise IsolationError(f"{what}: {option} is {quoted(value)}; expected {kind}")
         if kind == "list" and value is not None:
             given = {**given, option: [_element(what, option, spec[option].get("elements"), one) for one in value]}
         choices = spec[option].get("choices")
         if choices and value is not None and value not in choices:
-            raise IsolationError(f"{what}: {option} is {value!r}; expected one of {', '.join(choices)}")
+            raise IsolationError(f"{what}: {option} is {quoted(value)}; expected one of {', '.join(choices)}")
     available = {option: value for option, value in given.items() if value is not None}
     return {option: available.get(option, spec[option].get("default")) for option in spec}
 
@@ -43,17 +44,16 @@ def validated(what: str, spec: Mapping[str, Mapping[str, Any]], given: Mapping[s
 def check_claim(name: Any) -> str:
     """The name of a claim. Raises IsolationError if it is none."""
     if not isinstance(name, str) or not name.isprintable() or not name.strip() or len(name) > 255:
-        shown = repr(name)[:80]
-        raise IsolationError(f"claim: {shown} is not a valid name; expected 1 to 255 printable characters")
+        raise IsolationError(f"claim: {quoted(name)} is not a valid name; expected 1 to 255 printable characters")
     return name
 
 
 def _element(what: str, option: str, kind: Any, value: Any) -> Any:
     """One element of a list; a number is accepted as text, as in Ansible."""
     if kind == "str" and isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+        return as_text(value)
     if not isinstance(value, TYPES.get(kind, object)) or (isinstance(value, bool) and kind == "int"):
-        raise IsolationError(f"{what}: {option} has {value!r}; expected {kind}")
+        raise IsolationError(f"{what}: {option} has {quoted(value)}; expected {kind}")
     return value
 
 
@@ -65,9 +65,9 @@ def read_item(item: Any, where: str) -> Optional[Tuple[str, Any]]:
     named = {key: value for key, value in item.items() if key != "when"} if isinstance(item, Mapping) else {}
     if len(named) != 1:
         raise IsolationError(f"{where}: expected one module with its arguments, such as drop_caches: {{}}")
-    wanted = str(item.get("when", True)).lower()
+    wanted = as_text(item.get("when", True)).lower()
     if wanted not in ("true", "false"):
-        raise IsolationError(f"{where}: when is {item['when']!r}; expected true or false")
+        raise IsolationError(f"{where}: when is {quoted(item['when'])}; expected true or false")
     if wanted == "false":
         return None
     ((name, arguments),) = named.items()

@@ -36,7 +36,7 @@ class Refused(IsolationError):
         self.where = where
         self.value = value
         self.code = code
-        super().__init__(f"{where} refused {value!r}: {reason}")
+        super().__init__(f"{where} refused {quoted(value)}: {reason}")
 
     @classmethod
     def of(cls, error: OSError, where: str, value: str) -> Refused:
@@ -63,8 +63,16 @@ def reason_of(error: OSError) -> str:
 
 def quoted(value: object) -> str:
     """A value to show in a sentence; of a long one the beginning."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # lists in lists without end, a number of thousands of digits
+        text = f"<a very large {type(value).__name__}>"
     return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}..."
+
+
+def as_text(value: object) -> str:
+    """What somebody wrote as an option: text as it is, a number as text; anything else is not valid as such anyway."""
+    return value if isinstance(value, str) else quoted(value)
 
 
 def failed(path: str, what: str, error: OSError) -> IsolationError:

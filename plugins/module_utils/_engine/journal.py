@@ -17,7 +17,7 @@ import re
 from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Set, Tuple
 
 from .arguments import check_claim
-from .errors import IsolationError, NeedsRoot, Refused
+from .errors import IsolationError, NeedsRoot, Refused, quoted
 from .model import Address, Claim, Journal, Step
 from .paths import CODE, JOURNAL, LOCK
 from .resources import Resources
@@ -98,7 +98,7 @@ class JournalFile:
         if not all(
             isinstance(number, int) and not isinstance(number, bool) and number > 0 for number in (written, reader)
         ):
-            raise self._foreign(f"its format is {written!r}, for readers of {reader!r}")
+            raise self._foreign(f"its format is {quoted(written)}, for readers of {quoted(reader)}")
         if reader > FORMAT:
             version = content.get("version")
             by = f"version {version} of vfio.isolation" if isinstance(version, str) else "a newer version"
@@ -145,7 +145,7 @@ class JournalFile:
             if option not in NOT_LISTS:
                 parse_list(value)
             elif not re.match(NOT_LISTS[option], value):
-                raise IsolationError(f"granted {option!r} is {value!r}")
+                raise IsolationError(f"granted {option!r} is {quoted(value)}")
         return dict(given)
 
     @staticmethod
@@ -206,4 +206,4 @@ def _check_type(kind: type, what: str, *values: object) -> None:
     """Raise IsolationError unless these are of this type."""
     for value in values:
         if not isinstance(value, kind):
-            raise IsolationError(f"{what}: {value!r} is not a {kind.__name__}")
+            raise IsolationError(f"{what}: {quoted(value)} is not a {kind.__name__}")

@@ -18,7 +18,7 @@ import sys
 from typing import Any, Dict, Sequence
 
 from ..arguments import validated
-from ..errors import IsolationError, sentence_of
+from ..errors import IsolationError, quoted, sentence_of
 from ..kernel.host import Host
 from ..steps.catalog import read_steps
 from ..transaction.engine import LOCK_TIMEOUT, Engine, Outcome
@@ -44,11 +44,11 @@ def answer(request: Any, host: Host) -> Dict[str, Any]:
         raise IsolationError("the request is not a JSON object")
     verb = request.get("do")
     if verb not in VERBS:
-        raise IsolationError(f"do: {verb!r} is not one of {', '.join(VERBS)}")
+        raise IsolationError(f"do: {quoted(verb)} is not one of {', '.join(VERBS)}")
     given = validated(f"the request {verb}", {**COMMON, **OPTIONS[verb]}, request)
     timeout, check = given["lock_timeout"], given["check"]
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout <= LONGEST_TIMEOUT:
-        raise IsolationError(f"lock_timeout: {timeout!r} is not a number of seconds up to {LONGEST_TIMEOUT}")
+        raise IsolationError(f"lock_timeout: {quoted(timeout)} is not a number of seconds up to {LONGEST_TIMEOUT}")
     engine = Engine(host, timeout)
     if verb == "apply":
         return _to_result(engine.apply(given["claim"], read_steps(given["steps"]), check))

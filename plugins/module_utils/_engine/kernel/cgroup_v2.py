@@ -165,6 +165,6 @@ def _lists_to_write_back(note: str) -> Tuple[List[str], List[Tuple[str, str, str
         if name not in LISTS or cgroup == "/":
             raise ValueError(f"{cgroup} has no list {name!r} to write")
         if not isinstance(value, str):
-            raise ValueError(f"{value!r} is not a list")
+            raise ValueError(f"{quoted(value)} is not a list")
         parse_list(value)
     return enabled, [(cgroup, name, value) for cgroup, name, value in lists]

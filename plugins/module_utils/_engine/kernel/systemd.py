@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import List, Optional
 
-from ..errors import IsolationError
+from ..errors import IsolationError, quoted
 from ..paths import RELOAD_DUE
 from ..text.cgroup_path import of_slice
 from ..text.cpus import format_list, parse_list
@@ -62,7 +62,7 @@ def _units(note: str) -> List[str]:
     """Units by their names. Raises ValueError for any other word, which systemctl might take for an option."""
     for word in note.split():
         if unit_of(f"/{word}") != word:
-            raise ValueError(f"{word!r} is not the name of a unit")
+            raise ValueError(f"{quoted(word)} is not the name of a unit")
     return note.split()
 
 

@@ -8,10 +8,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 from ..arguments import read_item, validated
-from ..errors import IsolationError
+from ..errors import IsolationError, quoted
 from ..model import Step
 from ..planning.step_type import StepType
 
@@ -67,11 +67,13 @@ class _Steps(Mapping[str, StepType]):
 STEPS = _Steps()
 
 
-def read_items(items: Sequence[Any]) -> List[Item]:
+def read_items(items: Any) -> List[Item]:
     """What a list of steps names: for each item its position, the module's name, its arguments.
 
     An item is a mapping of one module to its arguments; `when: false` beside it leaves it out. Raises IsolationError.
     """
+    if not isinstance(items, (list, tuple)):
+        raise IsolationError(f"steps: {quoted(items)} is not a list of steps")
     found: List[Item] = []
     for position, item in enumerate(items, 1):
         where = f"steps: item {position}"
@@ -80,7 +82,7 @@ def read_items(items: Sequence[Any]) -> List[Item]:
             continue
         name, arguments = named
         if name not in STEPS:
-            raise IsolationError(f"{where}: there is no step {name!r}; there are {', '.join(STEPS)}")
+            raise IsolationError(f"{where}: there is no step {quoted(name)}; there are {', '.join(STEPS)}")
         if not isinstance(arguments, (Mapping, type(None))):
             raise IsolationError(f"{where}: the arguments of {name} are not a mapping")
         found.append((where, name, dict(arguments or {})))
@@ -90,11 +92,11 @@ def read_items(items: Sequence[Any]) -> List[Item]:
 def complete(name: str, given: Mapping[str, Any]) -> Dict[str, Any]:
     """A step's arguments with the defaults of those that are missing. Raises IsolationError."""
     if name not in STEPS:
-        raise IsolationError(f"there is no step {name!r}; there are {', '.join(STEPS)}")
+        raise IsolationError(f"there is no step {quoted(name)}; there are {', '.join(STEPS)}")
     return validated(name, STEPS[name].ARGUMENTS, given)
 
 
-def read_steps(items: Sequence[Any]) -> List[Step]:
+def read_steps(items: Any) -> List[Step]:
     """The steps of a list, each completed. Raises IsolationError."""
     steps = []
     for where, name, given in read_items(items):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Mapping, Optional, Sequence
 
-from ..errors import IsolationError
+from ..errors import IsolationError, quoted
 from ..kernel.cpufreq import GOVERNOR, PREFERENCE
 from ..model import Address
 from ..planning.step_type import ArgumentSpec, StepType
@@ -50,7 +50,7 @@ class CpuGovernor(StepType):
             is_offline = view.was_applied and not offered
             if governor not in offered and not is_offline and not cpufreq.loadable(governor):
                 raise IsolationError(
-                    f"governor: {policy} has no governor {governor!r}, and the kernel has no module cpufreq_{governor};"
+                    f"governor: {policy} has no governor {quoted(governor)}, and the kernel has no module for it;"
                     f" there are {', '.join(offered)}"
                 )
             view.assign(Address(GOVERNOR, policy), governor)
@@ -66,7 +66,7 @@ def _preference(arguments: Mapping[str, Any], policy: str, offered: Sequence[str
         return "performance"  # active-mode drivers lock it to that: held, so that a revert restores it
     if asked is not None and asked not in offered and not (offered and is_number(asked)):
         offers = ", ".join(offered) or "none"
-        raise IsolationError(f"energy_preference: {policy} has no {asked!r}; there are {offers}")
+        raise IsolationError(f"energy_preference: {policy} has no {quoted(asked)}; there are {offers}")
     return asked
 
 

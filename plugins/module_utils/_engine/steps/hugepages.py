@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar, Dict, List, Mapping
 
-from ..errors import IsolationError
+from ..errors import IsolationError, quoted
 from ..kernel.hugepages import HUGEPAGES
 from ..model import Address
 from ..planning.step_type import ArgumentSpec, StepType
@@ -20,6 +20,8 @@ from ..text.cpus import format_list, parse_list
 from ..text.nodes import parse_nodes_or_all
 
 UNITS = {"kB": 1, "K": 1, "M": 1 << 10, "G": 1 << 20}
+
+MOST_PAGES = 10**12  # more than any host has memory for
 
 
 class Reserved(Dict[Address, int]):
@@ -38,8 +40,8 @@ class ReserveHugepages(StepType):
     def plan(self, arguments: Mapping[str, Any], view: View) -> None:
         """The number of pages on each of the nodes."""
         pages = arguments["pages"]
-        if pages < 1:
-            raise IsolationError(f"pages: {pages} is not a number of pages; expected 1 or more")
+        if not 0 < pages <= MOST_PAGES:
+            raise IsolationError(f"pages: {quoted(pages)} is not a number of pages; expected 1 to {MOST_PAGES}")
         reserved = view.shared(Reserved)
         available = view.resources.memory.nodes()
         nodes = view.grant("nodes", lambda: format_list(parse_nodes_or_all(arguments["nodes"], available)))
@@ -59,7 +61,9 @@ def _size(given: Any, node: int, view: View) -> int:
     size = int(match[1]) * UNITS[match[2]] if match else 0
     if size not in sizes:
         available = ", ".join(f"{one}kB" for one in sizes)
-        raise IsolationError(f"size: {given!r} is not a size of huge pages on NUMA node {node}; there are {available}")
+        raise IsolationError(
+            f"size: {quoted(given)} is not a size of huge pages on NUMA node {node}; there are {available}"
+        )
     return size
 
 

@@ -12,7 +12,7 @@ import fnmatch
 import re
 from typing import Any, ClassVar, List, Mapping, Optional, Set, Tuple
 
-from ..errors import IsolationError
+from ..errors import IsolationError, quoted
 from ..kernel.irq import AFFINITY, IRQ, NEW_INTERRUPTS
 from ..kernel.irqbalance import BANNED, NO_ANSWER
 from ..model import Address
@@ -86,19 +86,19 @@ def _matching(arguments: Mapping[str, Any], view: View) -> Set[int]:
     available = irqs.numbers()
     for number in arguments["irqs"] or []:
         if number not in available:
-            raise IsolationError(f"irqs: there is no interrupt {number} with an affinity; see /proc/interrupts")
+            raise IsolationError(f"irqs: there is no interrupt {quoted(number)} with an affinity; see /proc/interrupts")
         numbers.add(number)
     for pattern in arguments["names"] or []:
         try:
             found = {n for n in available if any(fnmatch.fnmatchcase(a, pattern) for a in irqs.actions(n).split(","))}
         except re.error as error:  # up to Python 3.10, of a range such as [z-a]
-            raise IsolationError(f"names: {pattern!r} is not a pattern: {error}") from None
+            raise IsolationError(f"names: {quoted(pattern)} is not a pattern: {error}") from None
         if not found:
-            raise IsolationError(f"names: no interrupt's handler is named {pattern!r}; see /proc/interrupts")
+            raise IsolationError(f"names: no interrupt's handler is named {quoted(pattern)}; see /proc/interrupts")
         numbers |= found
     for address in arguments["pci"] or []:
         if not re.match(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\Z", address):
-            raise IsolationError(f"pci: {address!r} is not a PCI address such as 0000:01:00.0")
+            raise IsolationError(f"pci: {quoted(address)} is not a PCI address such as 0000:01:00.0")
         of_device = irqs.of_pci(address)
         if of_device is None:
             raise IsolationError(f"pci: there is no PCI device {address}; see lspci -D")

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, Sequence, Union
 
-from ..errors import IsolationError
+from ..errors import IsolationError, as_text, quoted
 from .cpus import NONE, CpuSet, format_list, is_number, parse_range
 from .topology import Topology
 
@@ -48,7 +48,7 @@ def evaluate(expression: Expression, topology: Topology, option: str, must_be_on
     position = 0
     for item in items:
         nodes_go_on = False
-        for term in filter(None, (part.strip() for part in str(item).split(","))):
+        for term in filter(None, (part.strip() for part in as_text(item).split(","))):
             position += 1
             body = term[1:].strip() if term.startswith("^") else term
             nodes_go_on = body[:1] == "N" or (nodes_go_on and is_number(body[:1]))
@@ -61,12 +61,12 @@ def evaluate(expression: Expression, topology: Topology, option: str, must_be_on
                 if term.startswith("^") and position == 1:
                     raise ValueError(f"there is nothing yet to exclude it from; write online,{term}")
             except ValueError as error:
-                raise IsolationError(f"{option}: term {position}, '{term}': {error}") from None
+                raise IsolationError(f"{option}: term {position}, {quoted(term)}: {error}") from None
             cpus = cpus - found if term.startswith("^") else cpus | found
     if position == 0:
         raise IsolationError(f"{option}: no CPUs given; expected {KNOWN}")
     if not cpus:
-        raise IsolationError(f"{option}: '{','.join(map(str, items))}' leaves no CPU at all")
+        raise IsolationError(f"{option}: {quoted(','.join(map(as_text, items)))} leaves no CPU at all")
     return cpus
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any, Optional, Sequence
 
-from ..errors import IsolationError
+from ..errors import IsolationError, as_text, quoted
 from .cpus import CpuSet, format_list, parse_list
 
 # Only in front of a number: N1N2 is not node 12.
@@ -25,9 +25,9 @@ def parse_nodes(given: Any, available: CpuSet, option: str) -> CpuSet:
     """
     items = given if isinstance(given, list) else [given]
     try:
-        nodes = parse_list(re.sub(_PREFIX, "", ",".join(str(item).strip() for item in items)))
+        nodes = parse_list(re.sub(_PREFIX, "", ",".join(as_text(item).strip() for item in items)))
     except ValueError as error:
-        raise IsolationError(f"{option}: {given!r}: {error}") from None
+        raise IsolationError(f"{option}: {quoted(given)}: {error}") from None
     if nodes - available:
         missing = format_list(nodes - available)
         raise IsolationError(
