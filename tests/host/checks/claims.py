@@ -11,13 +11,16 @@ import random
 
 from .ground import (
     CGROUP,
+    affinity,
     assert_isolated,
     at_end,
     cpus,
     engine,
     isolate,
     job,
+    kernel_threads,
     managed,
+    process,
     put_online,
     read,
     refused,
@@ -141,6 +144,86 @@ def check_interrupt_whose_cpu_is_offline() -> None:
     assert read(path) == "0-5,7"
 
 
+def check_governor_of_offline_cpus() -> None:
+    """It is owed at a revert, and restored by the first run after its CPUs are online; the claim is gone at once."""
+    governor = "/sys/devices/system/cpu/cpufreq/policy6/scaling_governor"
+    before = snapshot()
+    engine().apply("vm", [step("cpu_governor", governor="performance", cpus="4-7")])
+    take_offline(6)
+    take_offline(7)
+    assert engine().inspect()[1].changes == []
+    outcome = revert()
+    assert "offline" in outcome.skipped["cpufreq.governor:policy6"], outcome.skipped
+    assert engine().inspect()[0].claims == {}
+    put_online(6)
+    put_online(7)
+    assert read(governor) == "performance"  # the kernel gives it the last one
+    assert [change.address for change in engine().inspect()[1].changes] == ["cpufreq.governor:policy6"]
+    assert revert().changed
+    assert read(governor) == before[f"cpufreq {governor}"] != "performance"
+
+
+def check_threads_bound_to_offline_cpus() -> None:
+    """A process bound to 5-6 and kswapd1 (4-7) have these again, whatever was offline while they were isolated."""
+    for strategy in ("partition", "slices"):
+        number, before = process("5-6"), kernel_threads("kswapd", "kthreadd")
+        for cpu in (6, 7):
+            take_offline(cpu)
+        isolate(vm="3-4", strategy=strategy)
+        assert affinity(number) == "5" and kernel_threads("kswapd1")["kswapd1"] == "5"
+        revert()
+        for cpu in (6, 7):
+            put_online(cpu)
+        revert()
+        assert affinity(number) == "5-6", (strategy, affinity(number))
+        assert kernel_threads("kswapd", "kthreadd") == before, strategy
+
+
+def check_partition_and_slices_in_one_cgroup() -> None:
+    """Each claim has its CPUs, in either order, also if one is for a cgroup below the partition."""
+    before = snapshot()
+    for below in ("/machine.slice", "/machine.slice/machine-some.slice"):
+        claims = [
+            ("first", step("reserve_cpus", cpus="4-5", strategy="partition")),
+            ("second", step("reserve_cpus", cpus="6-7", strategy="slices", cgroup=below)),
+        ]
+        for order in (claims, claims[::-1]):
+            for name, reserved in order:
+                engine().apply(name, [reserved])
+            assert not engine().apply(name, [reserved]).changed
+            assert read(f"{SLICE}/cpuset.cpus.partition") == "root"
+            assert read(f"{SLICE}/cpuset.cpus.effective") == "4-7"
+            assert read(f"{CGROUP}/cpuset.cpus.effective") == "0-3"
+            revert(order[0][0])
+            revert()
+            unchanged(before, f"after {below}")
+    engine().apply("first", [step("reserve_cpus", cpus="4-5", strategy="partition")])
+    outside = [step("reserve_cpus", cpus="5-6", strategy="slices", cgroup="/vms.slice")]
+    sentence = refused(lambda: engine().apply("second", outside))
+    assert "CPU 5 cannot be in the partition /machine.slice and outside of it" in sentence, sentence
+
+
+def check_refused_change_to_a_partition() -> None:
+    """Kernel threads have their affinities after it, and after the revert."""
+    undo = "systemctl stop own.slice; rm -rf /run/systemd/system.control/own.slice.d; systemctl daemon-reload"
+    at_end(lambda: sh(undo))
+    sh("systemctl start own.slice && systemctl set-property --runtime own.slice AllowedCPUs=0-3")
+    before = kernel_threads("kswapd", "kcompactd", "kthreadd")
+    engine().apply("vm", [step("reserve_cpus", cpus="6-7", strategy="slices")])
+    isolated = kernel_threads("kswapd", "kcompactd", "kthreadd")
+
+    def spoil(what: str) -> None:
+        """Somebody lists a CPU of the partition at the worst time."""
+        if what.endswith("cpuset.cpus.partition = isolated"):
+            write(f"{CGROUP}/own.slice/cpuset.cpus", "0-5")
+
+    sentence = refused(lambda: engine(spoil).apply("vm", [step("reserve_cpus", cpus="4-5", strategy="partition")]))
+    assert "not exclusive" in sentence and "Everything is back as it was" in sentence, sentence
+    assert kernel_threads("kswapd", "kcompactd", "kthreadd") == isolated
+    revert()
+    assert kernel_threads("kswapd", "kcompactd", "kthreadd") == before
+
+
 def check_random_walk() -> None:
     """Three claims come and go at random: the partition is always their union, and nothing is left at the end."""
     chance = random.Random(20)
@@ -191,8 +274,6 @@ def check_partition_type() -> None:
 
 def check_single_modules() -> None:
     """cpuset, move_tasks and cpu_governor alone: `prior` leads back exactly, a claim is journalled."""
-    from .ground import process
-
     before = snapshot()
     made = engine().once(step("cpuset", path="/held.slice", cpus="2-3", mems="N0"))
     assert (read(f"{CGROUP}/held.slice/cpuset.cpus"), read(f"{CGROUP}/held.slice/cpuset.mems")) == ("2-3", "0")

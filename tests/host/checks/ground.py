@@ -315,3 +315,5 @@ def clean_up() -> None:
         revert()
     while _undo:
         _undo.pop()()
+    if os.path.exists(JOURNAL):  # what was owed as long as CPUs were offline
+        revert()

@@ -40,9 +40,16 @@ class Bookkeeping:
         baseline.update(plan.requested)
         # Until all is written, also if a run is killed, what was before counts as well.
         kept_off = format_list(plan.view.kept_off | parse_list(journal.kept_off))
-        given = {a: tuple(dict.fromkeys((*journal.given.get(a, ()), *new))) for a, new in plan.given.items()}
-        given = {a: values for a, values in {**journal.given, **given}.items() if a in baseline}
-        return journal._replace(baseline=baseline, claims=merged, kept_off=kept_off, given=given)
+        return self.with_requests(journal._replace(baseline=baseline, claims=merged, kept_off=kept_off), plan)
+
+    @staticmethod
+    def with_requests(journal: Journal, plan: Plan) -> Journal:
+        """The journal with what those threads and tasks request, and are given, that it knows."""
+        known = journal.baseline
+        requested = {address: value for address, value in plan.requested.items() if address in known}
+        new = {address: values for address, values in plan.given.items() if address in known}
+        given = {a: tuple(dict.fromkeys((*journal.given.get(a, ()), *values))) for a, values in new.items()}
+        return journal._replace(baseline={**known, **requested}, given={**journal.given, **given})
 
     def with_swept(self, journal: Journal, plan: Plan, swept: Swept) -> Tuple[Journal, Plan]:
         """The journal and the plan with what was forked while tasks were moved."""

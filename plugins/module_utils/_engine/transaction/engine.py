@@ -31,6 +31,7 @@ from ..model import Address, Change, Claim, Granted, Journal, Step
 from ..resources import Resources
 from ..steps.catalog import STEPS, complete
 from .fold import Plan, fold, fold_claims, fold_prior
+from .threads import resets_affinities
 
 if TYPE_CHECKING:  # otherwise only if something is to be written
     from .execution import Execution
@@ -53,11 +54,12 @@ class Outcome(NamedTuple):
     notes: Dict[str, object]
     warnings: List[str]
     writes: int = 0
+    requested: Mapping[Address, str] = {}  # by threads that did not change, but would if others are restored
 
     @property
     def prior(self) -> Dict[Address, str]:
         """Address -> value just before, of everything that changed; `Engine.restore_prior` takes it."""
-        return {change.address: change.before for change in self.changes}
+        return {**self.requested, **{change.address: change.before for change in self.changes}}
 
 
 class Engine:
@@ -161,10 +163,11 @@ class Engine:
             journal = self._load(check)
             claims = {**journal.claims, UNCLAIMED: Claim((step,), ())}
             plan = fold(self.resources, journal, claims, {}, only=lambda _address, author: author.claim == UNCLAIMED)
+            requested = plan.requested if resets_affinities(plan.view, plan.changes) else {}
             if check:
-                return self._outcome(plan, (step,), {})
+                return self._outcome(plan, (step,), {})._replace(requested=requested)
             done = self._execution().once(journal, plan, step)
-            return self._outcome(plan, (step,), done.actions, done.writer)
+            return self._outcome(plan, (step,), done.actions, done.writer)._replace(requested=requested)
 
     def revert(
         self, names: Optional[Iterable[str]] = None, check: bool = False, created_by: Optional[str] = None
@@ -201,7 +204,7 @@ class Engine:
             plan = fold_prior(self.resources, journal, values)
             if check:
                 return self._outcome(plan, (), {})
-            return self._outcome(plan, (), {}, self._execution().restore(plan))
+            return self._outcome(plan, (), {}, self._execution().restore(journal, plan))
 
     def inspect(self) -> Tuple[Journal, Outcome]:
         """The journal, and as an outcome the drift: every setting that the claims would have otherwise."""

@@ -89,6 +89,7 @@ class Execution:
 
     def once(self, journal: Journal, plan: Plan, step: Step) -> Done:
         """Carry out a step that no claim owns. Raises IsolationError, with the host as it was."""
+        self._save_requests(journal, plan)
         writer = self._writer(plan)
         try:
             return Done(plan, writer.run(plan, [step], ""), writer)
@@ -119,8 +120,15 @@ class Execution:
         self._journal_file.save(self._books.pruned(*self._books.with_swept(left, plan, writer.swept), writer.skips))
         return writer
 
-    def restore(self, plan: Plan) -> Writer:
+    def _save_requests(self, journal: Journal, plan: Plan) -> None:
+        """What claims know of threads stays true, also if somebody else's run binds these."""
+        recorded = self._books.with_requests(journal, plan)
+        if recorded != journal:
+            self._journal_file.save(recorded)
+
+    def restore(self, journal: Journal, plan: Plan) -> Writer:
         """Restore saved values. Raises IsolationError with those that could not be restored."""
+        self._save_requests(journal, plan)
         writer = self._writer(plan)
         failures = writer.restore(plan)
         if failures:

@@ -103,6 +103,10 @@ class Cpusets(Part):
         partitions = [child for child in self.children(path) if self._valid_partition(child)]
         return frozenset().union(*(self.cgroups[child].cpus for child in partitions))
 
+    def allowed(self, path: str) -> Cpus:
+        """What a thread has that is bound to nothing: in the root also CPUs that are offline."""
+        return POSSIBLE - self._taken("/") if self._css(path) == "/" else self.effective(path)
+
     def _why_invalid(self, path: str) -> str:
         group = self.cgroups[path]
         above = parent_of(path)
@@ -135,7 +139,7 @@ class Cpusets(Part):
                     task.reset(POSSIBLE, False)  # none of its CPUs is left
                 continue
             if css == "/" != before[thread][0]:
-                task.reset(POSSIBLE - self._taken(css), self.remembers)
+                task.reset(self.allowed(css), self.remembers and bool(task.cpus & self._topology.online))
             elif effective != before[thread][1] or (css != before[thread][0] and not self.remembers):
                 task.reset(effective, self.remembers)
 

@@ -99,7 +99,7 @@ class FakeKernel(Host):
     def add_thread(self, thread: int, cgroup: str, affinity: str, flags: int = 0, start: int = 0) -> None:
         """A thread begins, and asks for CPUs."""
         self.threads[thread] = Thread(start or 5000 + thread, cgroup, flags)
-        self.threads[thread].begin(numbers(affinity), self.effective(cgroup))
+        self.threads[thread].begin(numbers(affinity), self.part(Cpusets).allowed(cgroup))
 
     def hotplug(self, online: Cpus) -> None:
         """From now on, these CPUs are online."""
