@@ -23,20 +23,8 @@ from .host import Host
 from .kind import Kind
 from .notes import read_note
 from .stages import Stage, Write
+from .unit_files import PERSISTENT, RUNTIME, TRANSIENT, UnitFiles, names_with_drop_ins
 
-RUNTIME = "/run/systemd/system.control"
-# ... and of units without a unit file of their own: init.scope, sessions, virtual machines.
-TRANSIENT = "/run/systemd/transient"
-PERSISTENT = "/etc/systemd/system.control"
-# Where others may have drop-ins of a unit. systemd reads them in the order of their names, whatever their directory,
-# and lists of CPUs add up.
-DROP_INS = (
-    PERSISTENT,
-    "/etc/systemd/system",
-    "/run/systemd/system",
-    "/usr/local/lib/systemd/system",
-    "/usr/lib/systemd/system",
-)
 FINAL_DROP_IN = "zzz-vfio-isolation"
 OVERRIDDEN = " insisted"
 
@@ -71,6 +59,7 @@ class Systemd:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._files = UnitFiles(host)
 
     def running(self) -> bool:
         """Whether systemd is this host's init, see sd_booted(3)."""
@@ -82,15 +71,27 @@ class Systemd:
         self._host.change("systemctl", "set-property", "--runtime", "--", unit, assignment)
 
     def overruled(self, unit: str, prop: str) -> bool:
-        """Whether another drop-in would win at a daemon-reload: one that is read later, or one that hides ours."""
-        ours = f"50-{prop}.conf"
-        for directory in (f"{place}/{unit}.d" for place in DROP_INS):
-            for name in self._host.list(directory):
-                hides = name == ours and directory.startswith(PERSISTENT)
-                later = name > ours and name.endswith(".conf")
-                if hides or (later and prop in (self._host.read(f"{directory}/{name}") or "")):
-                    return True
-        return False
+        """Whether another drop-in would win at a daemon-reload: one that is read later, or one that hides ours.
+
+        Raises IsolationError if it would even win over the one that `override` writes.
+        """
+        ours, final = f"50-{prop}.conf", f"{FINAL_DROP_IN}-{prop}.conf"
+        hiding = [f"{PERSISTENT}/{name}.d" for name in names_with_drop_ins(unit)[:-1]]
+        found = False
+        for directory, name in self._files.drop_ins(unit, prop):
+            if name > ours and name != final and self._files.assigns(f"{directory}/{name}", prop):
+                if name > final:
+                    raise IsolationError(
+                        f"{directory}/{name} sets {prop} of {unit}, and systemd reads it last; give it a name that"
+                        f" comes before {final}, then run systemctl daemon-reload"
+                    )
+                found = True
+            found = found or (name == ours and directory in hiding)
+        return found
+
+    def disables_cpusets(self, unit: str) -> bool:
+        """Whether systemd keeps the cpuset controller off for this unit and all below it."""
+        return "cpuset" in self._files.words(unit, "DisableControllers")
 
     def override(self, unit: str, prop: str, value: Optional[str]) -> None:
         """Write a list to a drop-in that is read after all others; None removes the drop-in."""

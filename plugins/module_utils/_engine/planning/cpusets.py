@@ -62,6 +62,7 @@ def need(view: View, cgroup: str) -> None:
     """
     if cgroup == "/":
         raise IsolationError("the root cgroup has no cpuset of its own to change; name one below it")
+    _check_controller(view, cgroup)
     for path in lineage(cgroup):
         parent, exists = parent_of(path), Address(EXISTS, path)
         if view.resources.cgroups.inherits:
@@ -73,6 +74,19 @@ def need(view: View, cgroup: str) -> None:
         view.assign(exists, "present")
         if not view.resources.cgroups.inherits:
             _take_tasks(view, path, parent)
+
+
+def _check_controller(view: View, cgroup: str) -> None:
+    """Raise IsolationError if systemd would take the cpuset away at the next daemon-reload."""
+    cgroups, systemd = view.resources.cgroups, view.resources.systemd
+    if not cgroups.inherits or not systemd.running():
+        return
+    for unit in ("-.slice", *map(cgroups.owner, lineage(cgroup))):
+        if unit and systemd.disables_cpusets(unit):
+            raise IsolationError(
+                f"{cgroup} cannot have a cpuset: {unit} has DisableControllers=cpuset; remove that from the files that"
+                f" `systemctl cat -- {unit}` shows, then run systemctl daemon-reload"
+            )
 
 
 def _check_slice(view: View, path: str) -> None:

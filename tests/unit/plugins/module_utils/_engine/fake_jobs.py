@@ -28,6 +28,8 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
 from hypothesis import strategies as st
 
 STRATEGIES = ("partition", "slices")
+# Where the list of a unit may be said, see `Given`.
+SOURCES = ("file", "override", "persistent", "runtime", "generator", "vendor", "prefix", "hiding", "type")
 
 
 def engine(kernel: FakeKernel) -> Engine:
@@ -107,7 +109,7 @@ def _tasks() -> st.SearchStrategy[Any]:
 
 def _units() -> st.SearchStrategy[Any]:
     unit = st.sampled_from(["system.slice", "user.slice", "init.scope", "own.slice", "a.service", "machine.slice"])
-    given_cpus = st.builds(Given, st.sampled_from(["file", "override", "persistent", "runtime"]), some_cpus())
+    given_cpus = st.builds(Given, st.sampled_from(SOURCES), some_cpus())
     return st.dictionaries(unit, given_cpus, max_size=3).map(lambda units: tuple(sorted(units.items())))
 
 

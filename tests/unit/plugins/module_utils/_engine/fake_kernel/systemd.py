@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, Dict, FrozenSet, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.cgroups import Cgroups
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.cpusets import (
@@ -34,6 +34,19 @@ UNIT_FILES = "/etc/systemd/system"
 RUNTIME = "/run/systemd/system.control"
 TRANSIENT = "/run/systemd/transient"
 PERSISTENT = "/etc/systemd/system.control"
+# The order of these directories decides which of two drop-ins with the same name is read.
+UNIT_PATH = (
+    PERSISTENT,
+    RUNTIME,
+    TRANSIENT,
+    "/run/systemd/generator.early",
+    UNIT_FILES,
+    "/run/systemd/system",
+    "/run/systemd/generator",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/run/systemd/generator.late",
+)
 PROPERTIES = ("AllowedCPUs", "AllowedMemoryNodes")
 
 PARENTS = {"a.service": "/system.slice", "b.service": "/system.slice"}
@@ -63,6 +76,17 @@ def _runtime_file(unit: str, prop: str) -> str:
     return f"{TRANSIENT if unit == 'init.scope' else RUNTIME}/{unit}.d/50-{prop}.conf"
 
 
+def _type(unit: str) -> str:
+    return unit.rpartition(".")[2]
+
+
+def _named_after(unit: str) -> List[str]:
+    """What drop-ins of a unit may be named after, but for its type: `a-b.slice`, `a-.slice`."""
+    words = unit[: -len(_type(unit)) - 1].split("-")
+    prefixes = ["-".join(words[:n]) + "-" for n in range(len(words) - 1, 0, -1)]
+    return [unit, *(f"{prefix}.{_type(unit)}" for prefix in prefixes)]
+
+
 def _section(unit: str) -> str:
     return unit.rpartition(".")[2].capitalize()
 
@@ -76,6 +100,7 @@ class Systemd(Part):
         self._cpusets = parts[Cpusets]
         self.running = baseline.systemd
         self.properties: Dict[Tuple[str, str], Cpus] = {}
+        self.aliases: Dict[str, str] = {}
         self.known_files: Dict[str, FrozenSet[str]] = {}  # of each loaded unit, the drop-ins that systemd has read
         extra = ([DELEGATED] if baseline.delegated else []) + (["/machine.slice"] if baseline.machine_slice else [])
         for path in (*RUNNING, *extra):
@@ -99,28 +124,51 @@ class Systemd(Part):
             "override": f"{UNIT_FILES}/{unit}.d/override.conf",
             "persistent": f"{PERSISTENT}/{unit}.d/50-AllowedCPUs.conf",
             "runtime": _runtime_file(unit, "AllowedCPUs"),
+            "generator": f"/run/systemd/generator.late/{unit}.d/90-x.conf",
+            "vendor": f"/usr/lib/systemd/system/{unit}.d/90-x.conf",
+            "prefix": f"{UNIT_FILES}/{_named_after(unit)[-1]}.d/90-x.conf",
+            "hiding": f"{PERSISTENT}/{_named_after(unit)[-1]}.d/50-AllowedCPUs.conf",
+            "type": f"{UNIT_FILES}/{_type(unit)}.d/90-x.conf",
+            "alias": f"{UNIT_FILES}/alias.{_type(unit)}.d/90-x.conf",
         }
+        if given.source == "alias":
+            self.aliases[unit] = f"alias.{_type(unit)}"
         self._files.put(places[given.source], text)
 
     # What it reads
 
+    def _drop_ins(self, unit: str) -> List[str]:
+        """Of each name the first directory's, in the order of names."""
+        read: Dict[str, str] = {}
+        aliases = [self.aliases[unit]] if unit in self.aliases else []
+        for names in (_named_after(unit), aliases, [_type(unit)]):
+            for directory in (f"{place}/{name}.d" for place in UNIT_PATH for name in names):
+                for name in self._files.list(directory) or []:
+                    read.setdefault(name, f"{directory}/{name}")
+        return [read[name] for name in sorted(read)]
+
     def _files_of(self, unit: str) -> FrozenSet[str]:
-        return frozenset(path for path in self._files.files if f"/{unit}.d/" in path)
+        return frozenset(self._drop_ins(unit))
+
+    def _assignments(self, unit: str, key: str) -> List[str]:
+        fragments = [f"{place}/{unit}" for place in UNIT_PATH if f"{place}/{unit}" in self._files.files]
+        lines = [line for path in fragments[:1] + self._drop_ins(unit) for line in self._files.files[path].splitlines()]
+        return [line.partition("=")[2] for line in lines if line.partition("=")[0] == key]
 
     def _said(self, unit: str, prop: str) -> Cpus:
-        """A property as the unit's drop-ins say it: of each name the first directory's, read in the order of names."""
-        drop_ins: Dict[str, str] = {}
-        for directory in (UNIT_FILES, TRANSIENT, RUNTIME, PERSISTENT):
-            for name in self._files.list(f"{directory}/{unit}.d") or []:
-                drop_ins[name] = self._files.files[f"{directory}/{unit}.d/{name}"]
+        """A property as the unit's files say it: what they list adds up, an empty list begins anew."""
         value: Cpus = frozenset()
-        fragment = self._files.files.get(f"{UNIT_FILES}/{unit}", "")
-        for text in [fragment] + [drop_ins[name] for name in sorted(drop_ins)]:
-            for line in text.splitlines():
-                key, _sign, words = line.partition("=")
-                if key == prop:
-                    value = value | numbers(words) if words else frozenset()
+        for words in self._assignments(unit, prop):
+            value = value | numbers(words) if words else frozenset()
         return value
+
+    def _disabled(self, path: str) -> bool:
+        """Whether the unit of a cgroup, or one above it, has DisableControllers=cpuset."""
+        for unit in ["-.slice", *filter(None, path.split("/"))]:
+            said = " ".join(words or "reset" for words in self._assignments(unit, "DisableControllers"))
+            if "cpuset" in said.rpartition("reset")[2].split():
+                return True
+        return False
 
     # What it writes
 
@@ -136,6 +184,8 @@ class Systemd(Part):
         path = place_of(unit)
         value = self.properties.get((unit, prop), frozenset())
         if path not in self._cgroups.cgroups or (not value and not self._cpusets.has_cpuset(path)):
+            return
+        if self._disabled(path):
             return
         self._enable(path)
         if prop == "AllowedCPUs":
@@ -153,7 +203,7 @@ class Systemd(Part):
             self.known_files[unit] = self._files_of(unit)
             for prop in PROPERTIES:
                 self.properties[unit, prop] = self._said(unit, prop)
-                if self.properties[unit, prop]:
+                if self.properties[unit, prop] and not self._disabled(path):
                     asking.add(path)
         for path, unit in units.items():
             if path in asking:
@@ -198,6 +248,8 @@ class Systemd(Part):
         words = [word for word in argv[1:] if word != "--"]
         if words[1:4] == ["--value", "-p", "ActiveState"]:
             return 0, "active\n" if place_of(words[4]) in self._cgroups.cgroups else "inactive\n", ""
+        if words[1:4] == ["--value", "-p", "Names"]:
+            return 0, " ".join([self.aliases.get(words[4], ""), words[4]]).strip() + "\n", ""
         stale = [self.known_files.get(unit) not in (None, self._files_of(unit)) for unit in words[3:]]
         return 0, "\n\n".join("yes" if old else "no" for old in stale) + "\n", ""
 

@@ -49,7 +49,9 @@ class Killed(BaseException):
 class Given(NamedTuple):
     """AllowedCPUs of a unit, and where it was said.
 
-    `file`: the unit file, `override`: systemctl edit, `persistent` or `runtime`: set-property.
+    `file`: the unit file, `override`: systemctl edit, `persistent` or `runtime`: set-property. Drop-ins of a later name
+    in other places: `generator`, `vendor`, `prefix` (of all units whose names begin alike), `type` (of all units of its
+    type), `alias` (of another name of it). `hiding`: one of the name that set-property uses, in the first place.
     """
 
     source: str

@@ -9,11 +9,13 @@ from __future__ import annotations
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.systemd import (
-    DROP_INS,
     FINAL_DROP_IN,
+    Systemd,
+)
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.unit_files import (
+    LOAD_PATH,
     RUNTIME,
     TRANSIENT,
-    Systemd,
 )
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import (
@@ -78,7 +80,7 @@ def test_with_any_drop_in_of_ours_a_claim_is_made_or_refused(strategy: str, path
 
 @given(
     st.sampled_from(STRATEGIES),
-    st.sampled_from([f"{place}/own.slice.d/{name}.conf" for place in DROP_INS for name in ("10-x", "90-x")]),
+    st.sampled_from([f"{place}/own.slice.d/{name}.conf" for place in LOAD_PATH for name in ("10-x", "90-x")]),
     drop_ins().map(lambda text: text.replace("AllowedCPUs", "AllowedMemoryNodes ")),
 )
 def test_another_s_drop_in_may_hold_anything(strategy: str, path: str, text: str) -> None:
