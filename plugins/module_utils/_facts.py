@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import Any, Dict, List, Optional, Tuple
 
 from ._engine.errors import IsolationError
+from ._engine.kernel.task import program
+from ._engine.model import Change
 from ._engine.strategy import choose
 from ._engine.text.cpus import format_list
 from ._engine.transaction.engine import Engine
@@ -37,13 +39,17 @@ def gather(engine: Engine) -> Tuple[Dict[str, Any], List[str]]:
         },
         "vm_cpus": drift.notes.get("vm_cpus", ""),
         "host_cpus": drift.notes.get("host_cpus", format_list(resources.topology.online())),
-        "drift": [
-            {"address": str(change.address), "expected": change.after, "actual": change.before}
-            for change in drift.changes
+        "drift": [_expected(change) for change in drift.changes],
+        "new_kernel_threads": [
+            {**_expected(change), "name": program(engine.host, change.address.name)} for change in drift.newcomers
         ],
         "left_alone": [{"address": str(a), "reason": reason} for a, reason in sorted(drift.skipped.items())],
     }
     return facts, drift.warnings
+
+
+def _expected(change: Change) -> Dict[str, str]:
+    return {"address": str(change.address), "expected": change.after, "actual": change.before}
 
 
 def _strategy(asked: str, version: int, release: str) -> Tuple[Optional[str], str]:

@@ -16,7 +16,8 @@ description:
     from what the claims want, as C(ansible_facts.vfio_isolation).
   - Reads C(/sys/devices/system/cpu), C(/sys/devices/system/node), the cgroup hierarchy, C(/proc/irq), and the journal
     C(/run/vfio-isolation/journal.json).
-  - An interrupt that irqbalance has moved is not drift, as long as it is on CPUs that the claims allow.
+  - An interrupt that irqbalance has moved is not drift, as long as it is on CPUs that the claims allow. Neither is a
+    kernel thread that was created after the last run; C(new_kernel_threads) lists these.
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
 extends_documentation_fragment:
@@ -197,6 +198,28 @@ ansible_facts:
               type: str
           sample:
             - {"address": "cpufreq.governor:policy4", "expected": "performance", "actual": "schedutil"}
+        new_kernel_threads:
+          description:
+            - The kernel threads that may use CPUs that the claims take away from them, because they were created after
+              the last run, sorted by address. Linux gives a new kernel thread all CPUs.
+            - They have not drifted, so they are not in C(drift). The next run that applies a claim binds them.
+          type: list
+          elements: dict
+          contains:
+            address:
+              description: The address of the thread's affinity.
+              type: str
+            expected:
+              description: The CPUs that the next run binds the thread to.
+              type: str
+            actual:
+              description: The CPUs that the thread may use.
+              type: str
+            name:
+              description: The name of the thread. Empty if it has ended.
+              type: str
+          sample:
+            - {"address": "task.affinity:847:32044", "expected": "0-3", "actual": "0-7", "name": "psimon"}
         left_alone:
           description: The settings that should be different but were left as they are, sorted by address.
           type: list

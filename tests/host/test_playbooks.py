@@ -109,6 +109,27 @@ def test_isolate_audit_revert(host: VirtualHost) -> None:
     assert nothing.returncode == 0 and "changed=0" in nothing.stdout, nothing.stdout
 
 
+def test_a_new_kernel_thread_fails_only_a_strict_audit(host: VirtualHost) -> None:
+    """The kernel gives it all CPUs. The audit counts it, until the next run binds it and says so."""
+    vm_cpus = ("-e", "isolate_vm_cpus=4-7")
+    play(host, "playbooks/isolate.yml", *vm_cpus)
+    host.run("modprobe scsi_debug; while ! pgrep '^scsi_eh_6$'; do sleep 0.1; done")
+    try:
+        audit = play(host, "playbooks/audit.yml")
+        assert audit.returncode == 0 and "drift: []" in audit.stdout, audit.stdout
+        for words in ("new kernel threads on reserved CPUs, which the next run binds", "name: scsi_eh_6"):
+            assert words in audit.stdout, audit.stdout
+        strict = play(host, "playbooks/audit.yml", "-e", "audit_strict=true")
+        assert strict.returncode != 0 and "name: scsi_eh_6" in strict.stdout, strict.stdout
+
+        bound = play(host, "playbooks/isolate.yml", *vm_cpus, "--diff")
+        assert "changed=1" in bound.stdout and "+task.affinity:" in bound.stdout, bound.stdout
+        strict = play(host, "playbooks/audit.yml", "-e", "audit_strict=true")
+        assert strict.returncode == 0 and "notice: none" in strict.stdout, strict.stdout
+    finally:
+        host.run("modprobe --remove --wait 20000 scsi_debug")
+
+
 def test_one_claim_is_one_task(host: VirtualHost) -> None:
     """After connecting, a host executes one module: the transaction."""
     done = play(host, "playbooks/isolate.yml", "-e", "isolate_vm_cpus=4-7", "-vv")

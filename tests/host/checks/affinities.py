@@ -12,6 +12,7 @@ import time
 
 from .ground import (
     HOST,
+    VM,
     affinity,
     assert_isolated,
     at_end,
@@ -121,7 +122,10 @@ def check_kernel_thread_that_strays() -> None:
 
 
 def check_kernel_thread_that_is_born_meanwhile() -> None:
-    """The kernel gives a new thread of its own all CPUs, whatever kthreadd has: drift, which the next run mends."""
+    """The kernel gives a new thread of its own all CPUs, whatever kthreadd has: no drift, and the next run binds it.
+
+    Only a thread that a run has bound can drift.
+    """
     for strategy in ("partition", "slices"):
         isolate(strategy=strategy)
         assert affinity(2) == "0-3"
@@ -133,10 +137,16 @@ def check_kernel_thread_that_is_born_meanwhile() -> None:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert new == {"scsi_eh_6": "0-7"}
-        drift = engine().inspect()[1].changes
-        assert [(change.before, change.after) for change in drift] == [("0-7", "0-3")], drift
-        isolate(strategy=strategy)
+        found = engine().inspect()[1]
+        assert found.changes == [] and [c[1:] for c in found.newcomers] == [("0-7", "0-3")], found
+        bound = isolate(strategy=strategy)
+        assert bound.changed and bound.changes == list(found.newcomers), bound
         assert kernel_threads("scsi_eh_6") == {"scsi_eh_6": "0-3"}
+        assert not engine().inspect()[1].newcomers
+        if strategy == "slices":  # under a partition the kernel refuses it
+            os.sched_setaffinity(int(bound.changes[0].address.split(":")[1]), HOST | VM)
+            strayed = engine().inspect()[1]
+            assert strayed.changes == bound.changes and not strayed.newcomers, strayed
         revert()
         assert kernel_threads("scsi_eh_6") == {"scsi_eh_6": "0-7"}
         sh("modprobe --remove --wait 20000 scsi_debug")

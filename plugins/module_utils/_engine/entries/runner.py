@@ -55,11 +55,13 @@ def answer(request: Any, host: Host) -> Dict[str, Any]:
     if verb == "revert":
         return _to_result(engine.revert(given["claims"], check))
     journal, drift = engine.inspect()
-    return {"claims": sorted(journal.claims), "drift": _to_result(drift)["changes"]}
+    found = _to_result(drift)
+    return {"claims": sorted(journal.claims), "drift": found["changes"], "newcomers": found["newcomers"]}
 
 
 def _to_result(outcome: Outcome) -> Dict[str, Any]:
-    return {**outcome._asdict(), "changes": [change._asdict() for change in outcome.changes], "prior": outcome.prior}
+    lists = {name: [change._asdict() for change in getattr(outcome, name)] for name in ("changes", "newcomers")}
+    return {**outcome._asdict(), **lists, "prior": outcome.prior}
 
 
 def main(_arguments: Sequence[str] = ()) -> int:

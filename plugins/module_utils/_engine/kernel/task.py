@@ -96,6 +96,11 @@ def identify(host: Host, task: int) -> Optional[TaskId]:
     return found.id if found else None
 
 
+def program(host: Host, name: str) -> str:
+    """What the task that an address names `NUMBER:START` runs, such as `psimon`; empty if it has ended."""
+    return host.read(f"/proc/{name.partition(':')[0]}/comm") or ""
+
+
 def leader(host: Host, thread: int) -> int:
     """The process of a thread; 0 if it has ended."""
     match = re.search(r"^Tgid:\s*(\d+)", host.read(f"/proc/{thread}/status") or "", re.MULTILINE)

@@ -31,6 +31,7 @@ from ..model import Address, Change, Claim, Granted, Journal, Step
 from ..resources import Resources
 from ..steps.catalog import STEPS, complete
 from .fold import Plan, fold, fold_claims, fold_prior
+from .newcomers import apart
 from .threads import resets_affinities
 
 if TYPE_CHECKING:  # otherwise only if something is to be written
@@ -55,6 +56,7 @@ class Outcome(NamedTuple):
     warnings: List[str]
     writes: int = 0
     requested: Mapping[Address, str] = {}  # by threads that did not change, but would if others are restored
+    newcomers: Sequence[Change] = ()  # not in `changes`: kernel threads that began since the last run, see `inspect`
 
     @property
     def prior(self) -> Dict[Address, str]:
@@ -207,10 +209,15 @@ class Engine:
             return self._outcome(plan, (), {}, self._execution().restore(journal, plan))
 
     def inspect(self) -> Tuple[Journal, Outcome]:
-        """The journal, and as an outcome the drift: every setting that the claims would have otherwise."""
+        """The journal, and as an outcome the drift: every setting that the claims would have otherwise.
+
+        Kernel threads that began since the last run have not drifted: the outcome has them as `newcomers`.
+        """
         with self.journal_file.locked(self._lock_timeout, check=True):
             journal = self.journal_file.load()
-            return journal, self._outcome(fold_claims(self.resources, journal, journal.claims), (), {})
+            outcome = self._outcome(fold_claims(self.resources, journal, journal.claims), (), {})
+            drift, newcomers = apart(self.resources, journal, outcome.changes)
+            return journal, outcome._replace(changed=bool(drift), changes=drift, newcomers=newcomers)
 
     def _load(self, check: bool) -> Journal:
         journal = self.journal_file.load()

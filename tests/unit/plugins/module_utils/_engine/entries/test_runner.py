@@ -21,7 +21,7 @@ def test_a_claim_is_made_told_and_given_back() -> None:
         assert reply["changed"] and kernel.snapshot() == before
         reply = answer({"do": "apply", "claim": "vm", "steps": JOB}, kernel)
         assert reply["notes"]["vm_cpus"] == "4-7" and reply["prior"]["cgroup.cpus:/machine.slice"] == ""
-        assert answer({"do": "audit"}, kernel) == {"claims": ["vm"], "drift": []}
+        assert answer({"do": "audit"}, kernel) == {"claims": ["vm"], "drift": [], "newcomers": []}
         assert not answer({"do": "revert", "claims": ["other"]}, kernel)["changed"]
         assert answer({"do": "revert"}, kernel)["changed"]
         assert kernel.snapshot() == before
