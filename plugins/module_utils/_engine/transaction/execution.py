@@ -60,6 +60,8 @@ class Execution:
             if replaces:
                 now = journal.claims[claim]._replace(holds=tuple(plan.holds[claim]))
                 journal = journal._replace(claims={**journal.claims, claim: now})
+            # What the claim had before, and lets go of, is tried again by the next run.
+            plan = plan._replace(owed=plan.owed | writer.refused.intersection(plan.view.restored))
             skips = {**plan.view.skips.permanent(), **writer.skips.permanent()}
             self._journal_file.save(self._books.pruned(journal, plan, writer.skips)._replace(permanent_skips=skips))
         except Exception as error:

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from ..errors import IsolationError, Skipped, TimeLimit, sentence_of
 from ..kernel.stages import Stage
@@ -29,6 +29,7 @@ class Writer:
         self._resources = resources
         self._view = view
         self.skips = Skips()
+        self.refused: Set[Address] = set()  # of these, what may succeed later
         self.swept: Dict[str, List[Change]] = {}  # by claim: the places and affinities of tasks forked meanwhile
         self.warnings: List[str] = []
         self.fault: Optional[Exception] = None  # the first that kept `restore` from restoring something
@@ -114,6 +115,7 @@ class Writer:
                 sentence = self._sentence(address, str(error))
                 if stop and stage != Stage.SWEEP and self._resources.kind(address).best_effort:
                     self.skips.add(address, sentence)
+                    self.refused.add(address)
                     continue
                 failures.append(sentence)
                 if stop:

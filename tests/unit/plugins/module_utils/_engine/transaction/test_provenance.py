@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from typing import List
 
 import pytest
@@ -26,6 +27,7 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
     Killed,
     Task,
     numbers,
+    os_error,
 )
 
 KSWAPD = 100
@@ -172,6 +174,20 @@ def test_a_governor_is_no_drift_while_its_cpus_are_offline_and_the_claim_can_be_
         assert engine(kernel).inspect()[1].changes == []
         assert not engine(kernel).apply("vm", job).changed
         kernel.hotplug(POSSIBLE)
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
+def test_what_a_claim_lets_go_of_and_the_kernel_refuses_once_is_restored_by_the_next_run() -> None:
+    with booted() as kernel:
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", [step("irq_affinity", cpus="4-7")])
+        full = "/proc/irq/0/smp_affinity_list"
+        kernel.refuse = lambda what: os_error(errno.ENOSPC) if what.startswith(full) else None
+        outcome = engine(kernel).apply("vm", [slices("6-7")])
+        assert "ENOSPC" in outcome.skipped["irq.affinity:0"]
+        kernel.refuse = None
+        assert [change.address for change in engine(kernel).inspect()[1].changes] == ["irq.affinity:0"]
         engine(kernel).revert()
         assert kernel.snapshot() == before
 
