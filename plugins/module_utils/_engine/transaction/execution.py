@@ -124,7 +124,8 @@ class Execution:
 
     def _save_requests(self, journal: Journal, plan: Plan) -> None:
         """What claims know of threads stays true, also if somebody else's run binds these."""
-        recorded = self._books.with_requests(journal, plan)
+        requested = {a: value for a, value in plan.requested.items() if a not in plan.view.restored}
+        recorded = self._books.with_requests(journal, plan._replace(requested=requested))
         if recorded != journal:
             self._journal_file.save(recorded)
 

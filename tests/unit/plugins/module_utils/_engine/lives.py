@@ -578,7 +578,7 @@ def _wishes() -> st.SearchStrategy[Any]:
     govern = st.builds(Govern, _some(1, 7), st.sampled_from(["performance", "powersave"]))
     confine = st.builds(
         Confine,
-        st.sampled_from(["/own.slice", "/user.slice", "/system.slice"]),
+        st.sampled_from(["/own.slice", "/user.slice", "/system.slice", "/made.slice"]),
         _some(0, 7),
         st.sampled_from(["set", "mask", "add"]),
     )

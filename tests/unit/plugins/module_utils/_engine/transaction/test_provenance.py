@@ -95,6 +95,43 @@ def test_a_kernel_thread_that_is_bound_anew_while_it_is_kept_off_keeps_that() ->
         assert kernel.threads[KSWAPD].cpus == numbers("2")
 
 
+@pytest.mark.parametrize("other", [slices("3"), step("cpuset", path="/user.slice", cpus="4-5,7")])
+@pytest.mark.parametrize("chosen", ["", "4,7"])
+def test_a_module_without_a_claim_leaves_what_claims_know_of_threads(other: Step, chosen: str) -> None:
+    with booted(host("2,6")) as kernel:
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", [step("kthread_affinity", cpus="1-2,6")])
+        if chosen:
+            kernel.set_affinity(KSWAPD, numbers(chosen))
+        prior = engine(kernel).once(other).prior
+        engine(kernel).restore_prior(prior)
+        engine(kernel).revert()
+        assert kernel.threads[KSWAPD].cpus == numbers(chosen or "2,6")
+        if not chosen:
+            assert kernel.snapshot() == before
+
+
+def test_a_prior_has_the_affinities_that_restoring_it_would_destroy() -> None:
+    with booted(Baseline(tasks=(Task("/system.slice/b.service", "4"),))) as kernel:
+        before = kernel.snapshot()
+        outcome = engine(kernel).once(step("cpuset", path="/system.slice", cpus="4"))
+        assert outcome.prior["task.affinity:100:5100"] == "4"
+        engine(kernel).restore_prior(outcome.prior)
+        assert kernel.snapshot() == before
+
+
+@pytest.mark.parametrize("first", ["slices", "cpuset"])
+def test_a_second_run_after_slices_and_a_cpuset_that_is_made_changes_nothing(first: str) -> None:
+    steps = [slices("6-7"), step("cpuset", path="/made.slice", cpus="2-3")]
+    with booted() as kernel:
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", steps if first == "slices" else steps[::-1])
+        assert not engine(kernel).apply("vm", steps if first == "slices" else steps[::-1]).changed
+        assert engine(kernel).inspect()[1].changes == []
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
 def moved() -> List[Step]:
     """A claim that moves tasks."""
     return [
