@@ -161,10 +161,12 @@ def _lists_to_write_back(note: str) -> Tuple[List[str], List[Tuple[str, str, str
     for cgroup in [*enabled, *(cgroup for cgroup, _name, _value in lists)]:
         if not isinstance(cgroup, str) or not is_valid(cgroup):
             raise ValueError(f"{quoted(cgroup)} is not the path of a cgroup")
+    found: List[Tuple[str, str, str]] = []
     for cgroup, name, value in lists:
         if name not in LISTS or cgroup == "/":
             raise ValueError(f"{cgroup} has no list {name!r} to write")
         if not isinstance(value, str):
             raise ValueError(f"{quoted(value)} is not a list")
         parse_list(value)
-    return enabled, [(cgroup, name, value) for cgroup, name, value in lists]
+        found.append((cgroup, name, value))
+    return enabled, found
