@@ -33,7 +33,7 @@ from .ground import (
     write,
 )
 
-OPERATIONS = int(os.environ.get("SOAK", "30"))
+OPERATIONS = int(os.environ.get("SOAK", "12"))
 ALL = frozenset(range(8))
 # A VM's CPUs are its own; two of them are in one cgroup, which both strategies share.
 VMS = {"a": ("4", "machine.slice"), "b": ("5-6", "machine.slice"), "c": ("7", "vms.slice")}
