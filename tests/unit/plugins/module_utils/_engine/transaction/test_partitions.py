@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 from typing import Callable, List, Optional
 
 import pytest
@@ -27,6 +29,7 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
     Baseline,
     Given,
     numbers,
+    os_error,
     text_of,
 )
 from hypothesis import given
@@ -137,3 +140,37 @@ def test_threads_are_bound_only_if_the_partitions_are_valid() -> None:
         bound = [what for what in kernel.log if what.startswith("affinity")]
         first = next(i for i, what in enumerate(kernel.log) if what.startswith("saved") and i)  # rolled back from there
         assert not [what for what in kernel.log[:first] if what in bound], kernel.log
+
+
+def test_a_list_that_cannot_be_emptied_beside_a_partition_lets_go_when_that_one_grows() -> None:
+    with booted() as kernel:
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", reserve("3-4"))
+        engine(kernel).apply("unit", [step("cpuset", path="/user.slice", cpus="6", operation="mask")])
+        engine(kernel).apply("unit", [step("cpu_governor", cpus="0", governor="powersave")])
+        assert kernel.read(f"{CGROUP}/user.slice/cpuset.cpus") == "0-2,5-7"  # a name for all that it has
+        engine(kernel).apply("vm", reserve("3,5-6"))
+        assert partition(kernel) == "isolated"
+        assert kernel.effective("/user.slice") == numbers("0-2,4,7")
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
+@pytest.mark.parametrize("count", range(1, 16))
+def test_a_partition_that_moves_to_another_cgroup_and_is_refused_at_any_write_is_back(count: int) -> None:
+    with booted(Baseline(tasks=())) as kernel:
+        engine(kernel).apply("vm", reserve("1,5,7", "/vms.slice"))
+        before, left = kernel.snapshot(), [count]
+
+        def refuse(_what: str) -> Optional[OSError]:
+            left[0] -= 1
+            return os_error(errno.EBUSY) if left[0] == 0 else None
+
+        kernel.refuse = refuse
+        with contextlib.suppress(IsolationError):
+            engine(kernel).apply("vm", reserve("3-4"))
+        kernel.refuse = None
+        if left[0] <= 0:
+            assert partition(kernel, "vms.slice") in ("isolated", None)
+            engine(kernel).apply("vm", reserve("1,5,7", "/vms.slice"))
+            assert kernel.snapshot() == before

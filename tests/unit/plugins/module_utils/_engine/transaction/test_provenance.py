@@ -48,7 +48,7 @@ def host(kernel_threads: str = "4-7", **given: object) -> Baseline:
     return Baseline(tasks=(Task("/", kernel_threads, KERNEL_THREAD),))._replace(**given)
 
 
-@pytest.mark.parametrize("count", range(1, 40, 3))
+@pytest.mark.parametrize("count", range(1, 40))
 def test_a_thread_has_what_it_requested_when_a_claim_changes_and_is_killed_at_any_write(count: int) -> None:
     with booted(host()) as kernel:
         before = kernel.snapshot()
@@ -96,7 +96,7 @@ def test_a_kernel_thread_that_is_bound_anew_while_it_is_kept_off_keeps_that() ->
 
 
 @pytest.mark.parametrize("other", [slices("3"), step("cpuset", path="/user.slice", cpus="4-5,7")])
-@pytest.mark.parametrize("chosen", ["", "4,7"])
+@pytest.mark.parametrize("chosen", ["", "2,4"])
 def test_a_module_without_a_claim_leaves_what_claims_know_of_threads(other: Step, chosen: str) -> None:
     with booted(host("2,6")) as kernel:
         before = kernel.snapshot()
