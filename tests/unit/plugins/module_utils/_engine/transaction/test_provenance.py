@@ -48,16 +48,19 @@ def host(kernel_threads: str = "4-7", **given: object) -> Baseline:
     return Baseline(tasks=(Task("/", kernel_threads, KERNEL_THREAD),))._replace(**given)
 
 
+@pytest.mark.parametrize(("first", "second"), [("4-7", "6-7"), ("6-7", "4-5")])
 @pytest.mark.parametrize("count", range(1, 40))
-def test_a_thread_has_what_it_requested_when_a_claim_changes_and_is_killed_at_any_write(count: int) -> None:
+def test_a_thread_has_what_it_requested_when_a_claim_changes_and_is_killed_at_any_write(
+    count: int, first: str, second: str
+) -> None:
     with booted(host()) as kernel:
         before = kernel.snapshot()
-        engine(kernel).apply("vm", [slices("4-7")])
+        engine(kernel).apply("vm", [slices(first)])
         kernel.watch = kill_at(count)
         with contextlib.suppress(Killed):
-            engine(kernel).apply("vm", [partition("6-7")])
+            engine(kernel).apply("vm", [partition(second)])
         kernel.watch = None
-        engine(kernel).apply("other", [slices("4-5", "/other.slice")])
+        engine(kernel).apply("other", [slices("3", "/other.slice")])
         engine(kernel).revert()
         assert kernel.snapshot() == before
 
