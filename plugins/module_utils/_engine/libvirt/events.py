@@ -101,7 +101,8 @@ class Event:
         """Do nothing for the domain, except that no other claim should confine it to the CPUs of that claim."""
         if not self._host.exists(JOURNAL):
             return []
-        cgroup, around = self._domain().cgroup, self._around(self._engine())
+        cgroup, engine = self._domain().cgroup, self._engine()
+        around = self._around(engine, engine.journal_file.load().claims)
         lines = []
         lasting = lasting_partition(around, cgroup, (CREATED_BY,))
         if lasting:
@@ -112,7 +113,8 @@ class Event:
 
     def _prepare(self) -> List[str]:
         domain, engine = self._domain(), self._engine()
-        before, around = engine.journal_file.load().claims, self._around(engine)
+        before = engine.journal_file.load().claims
+        around = self._around(engine, before)
         cgroup = from_option("isolate_cgroup", self._variables["isolate_cgroup"] or domain.cgroup)
         # If somebody else has a claim for this cgroup, all in it are VMs with reserved CPUs.
         if all(claim.created_by == CREATED_BY for claim in reserving(around.claims, cgroup).values()):
@@ -147,8 +149,8 @@ class Event:
                 failures.append(f"the claim {name} is not as it was before: {sentence_of(error)}")
         return failures
 
-    def _around(self, engine: Engine) -> HostContext:
-        claims = {name: claim for name, claim in engine.journal_file.load().claims.items() if name != self.name}
+    def _around(self, engine: Engine, known: Mapping[str, Claim]) -> HostContext:
+        claims = {name: claim for name, claim in known.items() if name != self.name}
         resources = engine.resources
         return HostContext(resources.topology, resources.cgroups.version, self._host.kernel_release(), claims)
 

@@ -129,13 +129,10 @@ class Life:
         self.requested: Dict[int, Cpus] = {}  # by threads that are bound
         self.were_offline: Cpus = frozenset()
         self.born = 0
-        self.writes = 0
-        self.refusals = 0
         for thread, task in kernel.threads.items():
             if task.cpus != kernel.effective(task.cgroup):
                 self.requested[thread] = task.cpus
         self.irqs = dict(kernel.irqs)
-        self.first = kernel.snapshot()
 
     @property
     def online(self) -> Cpus:
@@ -287,13 +284,11 @@ class Life:
             return "killed"
         except IsolationError as error:
             assert "failed in part" not in str(error), error
-            self.refusals += 1
             if clean:
                 self.assert_back(before, str(error))
             return "refused"
         finally:
             self.kernel.watch = self.kernel.refuse = None
-        self.writes += outcome.writes
         if not fault and compare:
             assert isinstance(told, Outcome), told
             assert told.changed == outcome.changed
@@ -543,8 +538,8 @@ class Interrupt(NamedTuple):
 Event = Any
 
 
-def live(baseline: Baseline, events: Sequence[Event], offline_at_the_end: bool) -> Tuple[int, int]:
-    """One life, to its end. Returns how many writes there were, and how many runs were refused."""
+def live(baseline: Baseline, events: Sequence[Event], offline_at_the_end: bool) -> None:
+    """One life, to its end."""
     with booted(baseline) as kernel, booted(baseline) as twin:
         life = Life(kernel, twin)
         for event in events:
@@ -556,7 +551,6 @@ def live(baseline: Baseline, events: Sequence[Event], offline_at_the_end: bool) 
         engine(kernel).revert()
         life.claims.clear()
         life.check_end()
-        return life.writes, life.refusals
 
 
 # Random lives

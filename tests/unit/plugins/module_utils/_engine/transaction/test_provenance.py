@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from typing import List
+from typing import Callable, List
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
@@ -31,6 +31,7 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
 )
 
 KSWAPD = 100
+Strategy = Callable[..., Step]
 
 
 def slices(cpus: str, cgroup: str = "/machine.slice") -> Step:
@@ -173,12 +174,12 @@ def offline(kernel: FakeKernel, cpus: str) -> None:
 @pytest.mark.parametrize("strategy", [slices, partition])
 @pytest.mark.parametrize("requested", ["5-6", "4-7", "0-7"])
 def test_what_a_thread_requests_of_cpus_that_are_offline_is_given_back_when_they_are_online(
-    requested: str, strategy: object, cgroup: str, flags: int
+    requested: str, strategy: Strategy, cgroup: str, flags: int
 ) -> None:
     with booted(Baseline(tasks=(Task(cgroup, requested, flags),))) as kernel:
         before = kernel.snapshot()
         offline(kernel, "6-7")
-        engine(kernel).apply("vm", [strategy("4-5")])  # type: ignore[operator]
+        engine(kernel).apply("vm", [strategy("4-5")])
         engine(kernel).revert()
         kernel.hotplug(POSSIBLE)
         engine(kernel).revert()
@@ -237,12 +238,14 @@ def test_what_a_claim_lets_go_of_and_the_kernel_refuses_once_is_restored_by_the_
 
 @pytest.mark.parametrize(("first", "second"), [(slices, partition), (partition, slices)])
 @pytest.mark.parametrize("below", ["/machine.slice", "/machine.slice/machine-vms.slice"])
-def test_claims_of_both_strategies_have_their_cpus_in_either_order(first: object, second: object, below: str) -> None:
+def test_claims_of_both_strategies_have_their_cpus_in_either_order(
+    first: Strategy, second: Strategy, below: str
+) -> None:
     cpus, places = {partition: "4-5", slices: "6-7"}, {partition: "/machine.slice", slices: below}
     with booted() as kernel:
         before = kernel.snapshot()
         for name, strategy in (("a", first), ("b", second)):
-            engine(kernel).apply(name, [strategy(cpus[strategy], places[strategy])])  # type: ignore[operator, index]
+            engine(kernel).apply(name, [strategy(cpus[strategy], places[strategy])])
         assert kernel.effective("/machine.slice") == numbers("4-7")
         assert kernel.read(f"{CGROUP}/machine.slice/cpuset.cpus.partition") == "root"
         assert kernel.effective("/system.slice") == numbers("0-3")
@@ -252,12 +255,12 @@ def test_claims_of_both_strategies_have_their_cpus_in_either_order(first: object
 
 
 @pytest.mark.parametrize(("first", "second"), [(slices, partition), (partition, slices)])
-def test_a_cpu_inside_and_outside_of_a_partition_is_refused_with_both_names(first: object, second: object) -> None:
+def test_a_cpu_inside_and_outside_of_a_partition_is_refused_with_both_names(first: Strategy, second: Strategy) -> None:
     with booted() as kernel:
-        engine(kernel).apply("one", [first("4-5", "/machine.slice")])  # type: ignore[operator]
+        engine(kernel).apply("one", [first("4-5", "/machine.slice")])
         before = kernel.snapshot()
         with pytest.raises(IsolationError, match=r"CPU 5 cannot be in the partition .*'one'.*'two'"):
-            engine(kernel).apply("two", [second("5-6", "/other.slice")])  # type: ignore[operator]
+            engine(kernel).apply("two", [second("5-6", "/other.slice")])
         assert kernel.snapshot() == before
 
 
