@@ -47,7 +47,7 @@ class Resources:
             EXISTS: CgroupExistence(self.cgroups),
             **hierarchy.kinds(self.cgroups),
             TASK_CGROUP: TaskCgroup(self.cgroups),
-            TASK_AFFINITY: Affinity(host),
+            TASK_AFFINITY: Affinity(host, self.topology),
             GOVERNOR: PolicyFile(host, "scaling_governor"),
             PREFERENCE: EnergyPreference(host),
         }

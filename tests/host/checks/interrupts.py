@@ -25,8 +25,8 @@ def check_moved_within_the_host_is_no_drift() -> None:
     """Moved by irqbalance from one host CPU to another: no drift, not rewritten; on a VM's CPU: drift, mended."""
     path = _movable()
     address = f"irq.affinity:{path.split('/')[3]}"
-    isolate()
     before = read(path)
+    isolate()
     at_end(lambda: write(path, before))
     write(path, "1")
     _journal, drift = engine().inspect()

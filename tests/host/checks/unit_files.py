@@ -60,6 +60,8 @@ def _ours_lasts(cgroup: str, what: str) -> None:
     ours = [step("cpuset", path=cgroup, cpus="0-3")]
     engine().apply("ours", ours)
     for time in ("first", "second"):
+        if time == "second":  # as set-property has it before systemd 254: it does not reset what files before it list
+            sh(f"sed -i '/^AllowedCPUs=$/d' /run/systemd/system.control/{os.path.basename(cgroup)}.d/50-*.conf")
         sh("systemctl daemon-reload")
         assert read(f"{CGROUP}{cgroup}/cpuset.cpus") == "0-3", f"{what}: gone at the {time} daemon-reload"
         assert not engine().apply("ours", ours).changed, what

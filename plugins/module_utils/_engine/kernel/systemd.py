@@ -71,22 +71,24 @@ class Systemd:
         self._host.change("systemctl", "set-property", "--runtime", "--", unit, assignment)
 
     def overruled(self, unit: str, prop: str) -> bool:
-        """Whether another drop-in would win at a daemon-reload: one that is read later, or one that hides ours.
+        """Whether other files would have a say at a daemon-reload: those that set it as well, or that hide ours.
 
-        Raises IsolationError if it would even win over the one that `override` writes.
+        Before systemd 254, the drop-in of set-property does not reset what those before it list, so they add up.
+        Raises IsolationError if a file would even win over the drop-in that `override` writes.
         """
         ours, final = f"50-{prop}.conf", f"{FINAL_DROP_IN}-{prop}.conf"
         hiding = [f"{PERSISTENT}/{name}.d" for name in names_with_drop_ins(unit)[:-1]]
         found = False
-        for directory, name in self._files.drop_ins(unit, prop):
-            if name > ours and name != final and self._files.assigns(f"{directory}/{name}", prop):
-                if name > final:
+        for directory, name in self._files.read_for(unit, prop):
+            if name == ours:
+                found = found or directory in hiding
+            elif name != final and self._files.assigns(f"{directory}/{name}", prop):
+                if name.endswith(".conf") and name > final:
                     raise IsolationError(
                         f"{directory}/{name} sets {prop} of {unit}, and systemd reads it last; give it a name that"
                         f" comes before {final}, then run systemctl daemon-reload"
                     )
                 found = True
-            found = found or (name == ours and directory in hiding)
         return found
 
     def disables_cpusets(self, unit: str) -> bool:

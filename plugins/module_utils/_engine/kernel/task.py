@@ -19,6 +19,7 @@ from ..text.cpus import CpuSet, format_list, is_number, parse_list
 from .host import Host
 from .kind import Kind
 from .stages import Stage, Write
+from .topology import SysfsTopology
 
 PF_KTHREAD = 0x00200000
 # The thread's affinity is fixed by the kernel: per-CPU kernel threads, kworkers.
@@ -107,11 +108,13 @@ def leader(host: Host, thread: int) -> int:
     return int(match.group(1)) if match else 0
 
 
-def allowed_cpus(host: Host, thread: int) -> Optional[CpuSet]:
-    """The CPUs that a thread is bound to, also those that are offline; None if it has ended.
+def affinity(host: Host, thread: int, offline: CpuSet) -> Optional[CpuSet]:
+    """The CPUs that a thread is bound to, also those of `offline`; None if it has ended.
 
-    sched_getaffinity(2) is quicker, and leaves those out.
+    sched_getaffinity(2) is quicker, and leaves out what is offline.
     """
+    if not offline:
+        return host.affinity(thread)
     match = re.search(r"^Cpus_allowed_list:\s*(\S+)", host.read(f"/proc/{thread}/status") or "", re.MULTILINE)
     return parse_list(match.group(1)) if match else None
 
@@ -154,10 +157,14 @@ class Affinity(TaskKind):
 
     records_request = True
 
+    def __init__(self, host: Host, topology: SysfsTopology) -> None:
+        super().__init__(host)
+        self._topology = topology
+
     def read(self, name: str) -> Optional[str]:
         """The affinity; None if the thread has ended, or another one has its number now."""
         thread = self.id_of(name)
-        cpus = self._host.affinity(thread.number)
+        cpus = affinity(self._host, thread.number, self._topology.offline())
         if cpus is None or identify(self._host, thread.number) != thread:
             return None
         return format_list(cpus)

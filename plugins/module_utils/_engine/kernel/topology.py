@@ -48,6 +48,10 @@ class SysfsTopology(Topology):
         """The CPUs that are present, online or not."""
         return self._list(f"{CPU}/present") or self.online()
 
+    def offline(self) -> CpuSet:
+        """The possible CPUs that are not online; none if only CPUs that are not present are not."""
+        return self.possible() - self.online() if self.present() - self.online() else NONE
+
     def isolated_at_boot(self) -> CpuSet:
         """The CPUs of isolcpus=."""
         return self._list(f"{CPU}/isolated")

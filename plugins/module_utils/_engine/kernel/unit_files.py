@@ -74,10 +74,11 @@ class UnitFiles:
         self._host = host
         self._listings: Dict[str, List[str]] = {}
 
-    def drop_ins(self, unit: str, key: str) -> List[Tuple[str, str]]:
-        """The drop-ins for a unit, directory and name, in the order in which systemd reads them.
+    def read_for(self, unit: str, key: str) -> List[Tuple[str, str]]:
+        """The files that say what a unit's key is, directory and name, in the order in which systemd reads them.
 
-        That is by their names, whatever the directory; of those with the same name, the first hides the others.
+        The unit file comes first, then its drop-ins by their names, whatever the directory; of those with the same
+        name, the first hides the others.
         """
         *names, kind = names_with_drop_ins(unit)
         aliases = (names_with_drop_ins(alias)[:-1] for alias in self._aliases(unit, key))
@@ -86,7 +87,7 @@ class UnitFiles:
             for name in self._host.list(directory):
                 if name.endswith(".conf") and not name.startswith("."):
                     found.setdefault(name, directory)
-        return [(found[name], name) for name in sorted(found)]
+        return [*self._fragment(unit), *((found[name], name) for name in sorted(found))]
 
     def assigns(self, path: str, key: str) -> bool:
         """Whether a unit file or drop-in sets a key, or resets it."""
@@ -95,8 +96,8 @@ class UnitFiles:
     def words(self, unit: str, key: str) -> List[str]:
         """The words that a unit's files give a key, which adds up over its assignments."""
         found: List[str] = []
-        for path in [*self._fragment(unit), *("/".join(drop_in) for drop_in in self.drop_ins(unit, key))]:
-            for value in assigned(self._host.read(path) or "", key):
+        for directory, name in self.read_for(unit, key):
+            for value in assigned(self._host.read(f"{directory}/{name}") or "", key):
                 found = [*found, *value.split()] if value else []
         return found
 
@@ -109,11 +110,10 @@ class UnitFiles:
         """The directories of drop-ins that there are with these names."""
         return [f"{place}/{name}.d" for place in LOAD_PATH for name in names if f"{name}.d" in self._listing(place)]
 
-    def _fragment(self, unit: str) -> List[str]:
+    def _fragment(self, unit: str) -> List[Tuple[str, str]]:
         """The unit file, if there is one."""
         template = re.sub("@[^.]+[.]", "@.", unit)
-        paths = [f"{place}/{name}" for name in (unit, template) for place in LOAD_PATH if name in self._listing(place)]
-        return paths[:1]
+        return [(place, name) for name in (unit, template) for place in LOAD_PATH if name in self._listing(place)][:1]
 
     def _aliases(self, unit: str, key: str) -> List[str]:
         """The other names of a unit. Only asked if something named otherwise has a drop-in with this key."""

@@ -13,7 +13,7 @@ from typing import Callable, Dict, List, Set
 
 from ..errors import Skipped
 from ..kernel.cpuset import TASK_AFFINITY, TASK_CGROUP
-from ..kernel.task import TaskId, read_task
+from ..kernel.task import TaskId, affinity, read_task
 from ..model import Address, Change
 from ..planning.tasks import follow
 from ..planning.view import Sweep, View
@@ -38,6 +38,7 @@ class Sweeper:
         """`swept` receives what was moved, by claim: places and affinities."""
         self._host = resources.host
         self._cgroups = resources.cgroups
+        self._offline = resources.topology.offline()
         self._view = view
         self._write = write
         self._swept = swept
@@ -73,7 +74,7 @@ class Sweeper:
                 target = sweep.decide(task) if task else None
         if target is None or target == source:
             return False
-        before = self._host.affinity(number)
+        before = affinity(self._host, number, self._offline)
         try:
             self._write(Address(TASK_CGROUP, str(task.id if task else TaskId(number, 0))), target)
         except Skipped:
@@ -82,8 +83,8 @@ class Sweeper:
         if task:
             changes = self._swept.setdefault(sweep.claim, [])
             changes.append(Change(Address(TASK_CGROUP, task.name), source, target))
-            after = fit(before, self._cgroups.effective_cpus(target)) if before and before != effective else None
-            if before and after:
+            if before and before - self._offline != effective:
+                after = fit(before, self._cgroups.effective_cpus(target))
                 address = Address(TASK_AFFINITY, task.name)
                 changes.append(Change(address, format_list(before), format_list(after)))
                 with contextlib.suppress(Skipped):  # it has ended

@@ -12,7 +12,7 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tu
 
 from ..kernel.cpuset import CONTROLLER, CPUS, EXISTS, PARTITION, TASK_AFFINITY
 from ..kernel.host import Host
-from ..kernel.task import Task, TaskId, allowed_cpus, read_task
+from ..kernel.task import Task, TaskId, affinity, read_task
 from ..model import Address, Change, Values, of_kind
 from ..planning.view import View
 from ..text.cgroup_path import parent_of
@@ -44,6 +44,9 @@ def plan_threads(view: View, changes: List[Change], certain: Values) -> Threads:
         requested = sure.get(name) or requested_affinity(pin, recorded.get(name), ours, online, everything)
         found.requested[address] = format_list(requested)
         now, cpus = pin.cpus & online, fit(requested, pin.after)
+        # What the kernel gave it of CPUs that are offline would be its own when they are online.
+        if requested & pin.after and pin.cpus & topology.offline() - requested:
+            now = pin.cpus
         # Since Linux 6.2, user threads get CPUs that are offline back by themselves, if they have asked for these.
         target = format_list(cpus | (requested & pin.spare) if requested & pin.after else cpus)
         found.changes.append(Change(address, target if now == cpus else format_list(now), target))
@@ -61,7 +64,7 @@ def pinned(host: Host, thread: int, effective: Optional[CpuSet], offline: CpuSet
 
     One system call for most threads; a file is read only for those that differ, or if present CPUs are offline.
     """
-    cpus = allowed_cpus(host, thread) if offline else host.affinity(thread)
+    cpus = affinity(host, thread, offline)
     if cpus is None or (effective and cpus in (effective, effective | offline)):
         return None
     task = read_task(host, thread)
@@ -88,7 +91,7 @@ def _pins(view: View, changes: List[Change], recorded: Set[str]) -> List[Pin]:
     after = _effective_then(view, tree) if resets_affinities(view, changes) else before
     moved = _moved(view, changes)
     topology = resources.topology
-    offline = topology.possible() - topology.online() if topology.present() - topology.online() else NONE
+    offline = topology.offline()
     pins = []
     for path, _children in tree:
         kept_off_now = parse_list(view.journal.kept_off) if path == "/" else NONE

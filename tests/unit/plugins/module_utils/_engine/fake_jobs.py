@@ -120,6 +120,7 @@ def baselines() -> st.SearchStrategy[Baseline]:
         systemd=st.sampled_from([True, True, False]),
         remembers=st.booleans(),
         refuses_by_mode=st.booleans(),
+        resets=st.booleans(),
         delegated=st.booleans(),
         machine_slice=st.booleans(),
         units=_units(),

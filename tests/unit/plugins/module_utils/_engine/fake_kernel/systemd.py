@@ -47,6 +47,7 @@ UNIT_PATH = (
     "/usr/lib/systemd/system",
     "/run/systemd/generator.late",
 )
+BY_SET_PROPERTY = ("persistent", "runtime")
 PROPERTIES = ("AllowedCPUs", "AllowedMemoryNodes")
 
 PARENTS = {"a.service": "/system.slice", "b.service": "/system.slice"}
@@ -99,6 +100,7 @@ class Systemd(Part):
         self._cgroups = parts[Cgroups]
         self._cpusets = parts[Cpusets]
         self.running = baseline.systemd
+        self._resets = baseline.resets
         self.properties: Dict[Tuple[str, str], Cpus] = {}
         self.aliases: Dict[str, str] = {}
         self.known_files: Dict[str, FrozenSet[str]] = {}  # of each loaded unit, the drop-ins that systemd has read
@@ -118,7 +120,7 @@ class Systemd(Part):
                     cgroups[place_of(unit)].cpus = numbers(given.cpus)
 
     def _say(self, unit: str, given: Given) -> None:
-        text = f"[{_section(unit)}]\nAllowedCPUs=\nAllowedCPUs={given.cpus.replace(',', ' ')}"
+        text = self._drop_in(unit, "AllowedCPUs", given.cpus, self._resets or given.source not in BY_SET_PROPERTY)
         places = {
             "file": f"{UNIT_FILES}/{unit}",
             "override": f"{UNIT_FILES}/{unit}.d/override.conf",
@@ -134,6 +136,11 @@ class Systemd(Part):
         if given.source == "alias":
             self.aliases[unit] = f"alias.{_type(unit)}"
         self._files.put(places[given.source], text)
+
+    @staticmethod
+    def _drop_in(unit: str, prop: str, cpus: str, resets: bool) -> str:
+        reset = [f"{prop}="] if resets else []
+        return "\n".join([f"[{_section(unit)}]", *reset, f"{prop}={cpus.replace(',', ' ')}"])
 
     # What it reads
 
@@ -234,8 +241,8 @@ class Systemd(Part):
 
     def _set_property(self, unit: str, assignment: str) -> None:
         prop, _sign, value = assignment.partition("=")
-        lines = [f"[{_section(unit)}]", f"{prop}=", f"{prop}={text_of(numbers(value)).replace(',', ' ')}"]
-        self._files.put(_runtime_file(unit, prop), "\n".join(lines))
+        text = self._drop_in(unit, prop, text_of(numbers(value)), self._resets)
+        self._files.put(_runtime_file(unit, prop), text)
         self.known_files[unit] = self.known_files.get(unit, frozenset()) | {_runtime_file(unit, prop)}
         self.properties[unit, prop] = numbers(value)
         self._realize(unit, prop)

@@ -16,6 +16,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.task
     identify,
     read_task,
 )
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.topology import SysfsTopology
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,9 +31,10 @@ def stat(name: str, flags: int, start: int) -> str:
 def test_a_thread_with_the_number_of_another_is_not_that_one(tmp_path: Path) -> None:
     host = FakeHost(str(tmp_path), {"/proc/12/stat": stat("sleep", 0, 777)})
     host.affinities[12] = frozenset({1, 2})
-    assert Affinity(host).read("12:777") == "1-2"
-    assert Affinity(host).read("12:776") is None
-    assert Affinity(host).read("13:777") is None
+    affinity = Affinity(host, SysfsTopology(host))
+    assert affinity.read("12:777") == "1-2"
+    assert affinity.read("12:776") is None
+    assert affinity.read("13:777") is None
 
 
 def test_a_name_may_hold_anything(tmp_path: Path) -> None:

@@ -71,10 +71,11 @@ def test_what_a_file_assigns(text: str, values: List[str]) -> None:
     ("path", "wins"),
     [
         ("/etc/systemd/system/a-b.slice.d/51-x.conf", True),
-        ("/etc/systemd/system/a-b.slice.d/10-x.conf", False),
+        ("/etc/systemd/system/a-b.slice.d/10-x.conf", True),
         ("/etc/systemd/system/a-b.slice.d/51-x.conf~", False),
         ("/etc/systemd/system/a-b.slice.d/50-AllowedCPUs.conf", False),
-        ("/etc/systemd/system/a-b.slice", False),
+        ("/etc/systemd/system/a-b.slice", True),
+        ("/usr/lib/systemd/system/a-.slice", False),
         ("/etc/systemd/system/b.slice.d/51-x.conf", False),
         ("/etc/systemd/system/service.d/51-x.conf", False),
         ("/etc/systemd/system.attached/a-b.slice.d/51-x.conf", True),
@@ -90,7 +91,7 @@ def test_what_a_file_assigns(text: str, values: List[str]) -> None:
         ("/etc/systemd/system.control/slice.d/50-AllowedCPUs.conf", False),
     ],
 )
-def test_who_has_the_last_word(tmp_path: Any, path: str, wins: bool) -> None:
+def test_who_else_has_a_say(tmp_path: Any, path: str, wins: bool) -> None:
     host = FakeHost(str(tmp_path), {path: "[Slice]\nAllowedCPUs=1\n"})
     assert Systemd(host).overruled("a-b.slice", "AllowedCPUs") == wins
     assert not Systemd(host).overruled("a-b.slice", "AllowedMemoryNodes")
@@ -122,9 +123,10 @@ def cpus(kernel: FakeKernel, cgroup: str) -> str:
     ("unit", "place"), [("user-1000.slice", "user.slice/user-1000.slice"), ("own.slice", "own.slice")]
 )
 @pytest.mark.parametrize("source", SOURCES)
-def test_wherever_a_unit_s_list_is_said_ours_lasts_and_goes(source: str, unit: str, place: str) -> None:
+@pytest.mark.parametrize("resets", [True, False])
+def test_wherever_a_unit_s_list_is_said_ours_lasts_and_goes(resets: bool, source: str, unit: str, place: str) -> None:
     job = [step("cpuset", path=place, cpus="0-3")]
-    with booted(Baseline(units=((unit, Given(source, "2-5")),))) as kernel:
+    with booted(Baseline(units=((unit, Given(source, "2-5")),), resets=resets)) as kernel:
         before = kernel.snapshot()
         assert cpus(kernel, place) == "2-5"
         assert engine(kernel).apply("vm", job).changed and cpus(kernel, place) == "0-3"

@@ -187,6 +187,23 @@ def test_what_a_thread_requests_of_cpus_that_are_offline_is_given_back_when_they
         assert engine(kernel).inspect()[0].baseline == {}
 
 
+@pytest.mark.parametrize("remembers", [True, False])
+@pytest.mark.parametrize("kill", [0, *range(1, 20)])
+def test_a_thread_gets_no_cpu_that_is_offline_and_that_it_did_not_request(kill: int, remembers: bool) -> None:
+    with booted(Baseline(tasks=(Task("/system.slice/a.service", "0-6"),), remembers=remembers)) as kernel:
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", [slices("6")])
+        offline(kernel, "7")
+        # The kernel gives it all CPUs when its cpuset is switched off; of these, only the others can be seen.
+        kernel.watch = kill_at(kill) if kill else None
+        with contextlib.suppress(Killed):
+            engine(kernel).revert()
+        kernel.watch = None
+        engine(kernel).revert()
+        kernel.hotplug(POSSIBLE)
+        assert kernel.snapshot() == before
+
+
 def test_a_governor_of_cpus_that_are_offline_is_restored_by_the_first_run_after_they_are_online() -> None:
     with booted() as kernel:
         before = kernel.snapshot()
