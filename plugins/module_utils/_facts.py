@@ -33,6 +33,10 @@ def gather(engine: Engine) -> Tuple[Dict[str, Any], List[str]]:
         "claims": {
             name: {
                 "steps": [{step.name: step.arguments} for step in claim.steps],
+                "granted": [
+                    {option: value for option, value in claim.granted_to(i).items() if option in step.arguments}
+                    for i, step in enumerate(claim.steps)
+                ],
                 "created_by": claim.created_by,
             }
             for name, claim in journal.claims.items()
@@ -44,6 +48,7 @@ def gather(engine: Engine) -> Tuple[Dict[str, Any], List[str]]:
             {**_expected(change), "name": program(engine.host, change.address.name)} for change in drift.newcomers
         ],
         "left_alone": [{"address": str(a), "reason": reason} for a, reason in sorted(drift.skipped.items())],
+        "owed": [{"address": str(a), "value": value} for a, value in sorted(journal.owed().items())],
     }
     return facts, drift.warnings
 

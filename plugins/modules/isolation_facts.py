@@ -163,6 +163,13 @@ ansible_facts:
                 with the name of the module as its only key, and all arguments of the module as its value.
               type: list
               elements: dict
+            granted:
+              description: >-
+                For each step, the CPUs and NUMA nodes that its options came to when the claim was made, as lists, by
+                the options. They stay the same, whatever happens to the host or to a domain, until the claim is
+                applied again.
+              type: list
+              elements: dict
             created_by:
               description: >-
                 Who created the claim. An empty string if it was a module or a playbook, V(libvirt) if it was the
@@ -172,6 +179,10 @@ ansible_facts:
             win11:
               steps:
                 - drop_caches: {"sync": true, "what": "all"}
+                - kthread_affinity: {"cpus": "node:1"}
+              granted:
+                - {}
+                - {"cpus": "4-7"}
               created_by: ""
         vm_cpus:
           description: >-
@@ -233,6 +244,21 @@ ansible_facts:
               type: str
           sample:
             - {"address": "irq.affinity:27", "reason": "managed by the kernel (nvme0q3)"}
+        owed:
+          description: >-
+            The settings that no claim changes any more, and that could not be given back because their CPUs were
+            offline, sorted by address. The first run after these are online gives them back.
+          type: list
+          elements: dict
+          contains:
+            address:
+              description: The address of the setting.
+              type: str
+            value:
+              description: The value that it is to have.
+              type: str
+          sample:
+            - {"address": "cpufreq.governor:policy6", "value": "schedutil"}
 """
 
 from typing import Any, Dict

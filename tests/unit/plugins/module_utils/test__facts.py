@@ -76,3 +76,18 @@ def test_a_host_without_claims_has_all_its_cpus_and_the_best_strategy() -> None:
         assert (found["claims"], found["drift"], found["left_alone"], found["vm_cpus"]) == ({}, [], [], "")
         assert (found["strategy"], found["host_cpus"]) == ("partition", "0-7")
         assert found["supported"]["strategies"] == ["partition", "slices"]
+
+
+def test_what_a_claim_was_granted_and_what_is_owed_is_shown() -> None:
+    with booted() as kernel:
+        governor, unbound = step("cpu_governor", cpus="4-7", governor="performance"), step("kthread_affinity", cpus="6")
+        engine(kernel).apply("quiet", [governor])
+        engine(kernel).apply("vm", [step("compact_memory"), unbound])
+        kernel.hotplug(POSSIBLE - {6, 7})
+        engine(kernel).revert(["quiet"])
+        found = facts(engine(kernel))
+        assert found["claims"]["vm"]["granted"] == [{}, {"cpus": "6"}]
+        assert {"address": "cpufreq.governor:policy3", "value": "schedutil"} in found["owed"]
+        kernel.hotplug(POSSIBLE)
+        engine(kernel).revert()
+        assert facts(engine(kernel))["owed"] == []
