@@ -12,7 +12,7 @@ Source: Documentation/core-api/irq/irq-affinity.rst; kernel/irq/proc.c for the e
 from __future__ import annotations
 
 import errno
-from typing import List, Optional
+from typing import Callable, List, Optional
 
 from ..errors import Refused, Skipped
 from ..model import Address
@@ -77,13 +77,20 @@ class Irqs(CpuList):
                 raise Skipped(str(refused), permanent=True) from refused
             if refused.code == errno.ENOENT:
                 raise Skipped(str(refused)) from refused
-            online = SysfsTopology(self._host).online()
-            if refused.code == errno.EINVAL and not parse_list(value) & online:
-                super().write(name, format_list(online))
-                raise Skipped(
-                    f"its CPUs {value} are offline: it has all online ones, as the kernel gives it then"
-                ) from None
+            reason = self._why_offline(value)
+            if refused.code == errno.EINVAL and reason:
+                super().write(name, format_list(SysfsTopology(self._host).online()))
+                raise Skipped(reason) from None
             raise
+
+    def why_not(self, name: str, new: str, to_come: Callable[[Address], str]) -> Optional[str]:
+        """The kernel refuses CPUs that are all offline."""
+        return self._why_offline(new)
+
+    def _why_offline(self, cpus: str) -> Optional[str]:
+        if parse_list(cpus) & SysfsTopology(self._host).online():
+            return None
+        return f"its CPUs {cpus} are offline: it has all online ones, as the kernel gives it then"
 
 
 class DefaultAffinity(CpuMask):

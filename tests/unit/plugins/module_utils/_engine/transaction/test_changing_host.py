@@ -288,7 +288,9 @@ def test_an_interrupt_whose_cpus_are_offline_at_a_revert_gets_those_that_are_onl
     with booted(Baseline(irqs=("0-7", "6", "6-7"))) as kernel:
         engine(kernel).apply("vm", whole_job("4-7", "slices"))
         take_offline(kernel, 6)
+        told = engine(kernel).revert(check=True)
         outcome = engine(kernel).revert()
+        assert (told.changes, told.skipped) == (outcome.changes, outcome.skipped)
         assert outcome.skipped["irq.affinity:1"].startswith("its CPUs 6 are offline: it has all online ones")
         assert kernel.irqs[1] == POSSIBLE - {6} and kernel.irqs[2] == numbers("6-7")
         assert engine(kernel).inspect()[0].claims == {}
