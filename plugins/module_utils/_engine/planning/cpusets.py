@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Tuple
+from typing import Callable, Optional, Tuple
 
 from ..errors import IsolationError
 from ..kernel.cgroup import FLAGS
@@ -19,12 +19,13 @@ from ..kernel.cpuset import (
     CPUS,
     EXISTS,
     MEMS,
+    PARTITION,
     flag_kind,
 )
 from ..kernel.systemd import OVERRIDDEN, place_of_slice
 from ..model import Address
 from ..text.cgroup_path import lineage, parent_of
-from ..text.cpus import CpuSet, format_list
+from ..text.cpus import NONE, CpuSet, format_list, parse_list
 from .view import View
 
 # A cgroup's two lists: the kind, and the kind and name of systemd's property for it.
@@ -116,10 +117,23 @@ def _forget(view: View, cgroup: str) -> None:
             del view.planned[address]
 
 
+def is_partition(read: Callable[[Address], Optional[str]], cgroup: str) -> bool:
+    """Whether a cgroup is a valid partition, by the values that `read` gives."""
+    return read(Address(PARTITION, cgroup)) in ("root", "isolated")
+
+
 def inherited(view: View, cgroup: str) -> CpuSet:
     """The CPUs that a cgroup without a list of its own gets from those above it."""
     for parent in reversed(lineage(cgroup)[:-1]):
         cpus = view.cpus(Address(CPUS, parent))
         if cpus:
             return cpus
-    return view.resources.cgroups.effective("/") or view.resources.topology.online()
+    online = view.resources.topology.online()
+    everything = view.resources.cgroups.effective("/") or online
+    if not view.resources.cgroups.inherits:
+        return everything
+    # What partitions have taken now says little: they may go with this run.
+    children = view.resources.cgroups.children("/")
+    freed = (parse_list(view.actual(Address(CPUS, path)) or "") for path in children if is_partition(view.actual, path))
+    taken = (view.cpus(Address(CPUS, path)) for path in view.children("/") if is_partition(view.get, path))
+    return (everything.union(*freed) & online) - NONE.union(*taken)

@@ -8,12 +8,13 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from ..kernel.cpuset import CONTROLLER, CPUS, EXISTS, PARTITION, TASK_AFFINITY
+from ..kernel.cpuset import CONTROLLER, CPUS, EXISTS, TASK_AFFINITY
 from ..kernel.host import Host
 from ..kernel.task import Task, TaskId, affinity, read_task
 from ..model import Address, Change, Values, of_kind
+from ..planning.cpusets import is_partition
 from ..planning.view import View
 from ..text.cgroup_path import parent_of
 from ..text.cpus import NONE, CpuSet, format_list, parse_list
@@ -122,7 +123,7 @@ def _unbound(view: View, path: str, effective: Set[CpuSet], offline: CpuSet) -> 
     """
     if path != "/" or not offline or not view.resources.cgroups.inherits:
         return effective | {cpus | offline for cpus in effective}
-    partitions = [child for child in view.resources.cgroups.children("/") if _is_partition(view.actual, child)]
+    partitions = [child for child in view.resources.cgroups.children("/") if is_partition(view.actual, child)]
     taken = NONE.union(*(parse_list(view.actual(Address(CPUS, child)) or "") for child in partitions))
     return {cpus | some for cpus in effective for some in (offline, offline - taken)}
 
@@ -160,7 +161,7 @@ def _effective_then(view: View, tree: Tree) -> Dict[str, CpuSet]:
     whole = [(path, children + created.get(path, [])) for path, children in listed]
     configured = dict(_configured(view, whole))
     inherits = view.resources.cgroups.inherits
-    partitions = {path: cpus for path, cpus in configured.items() if inherits and _is_partition(view.get, path)}
+    partitions = {path: cpus for path, cpus in configured.items() if inherits and is_partition(view.get, path)}
     return effective_cpus(configured, partitions, whole, view.resources.topology.online())
 
 
@@ -171,7 +172,3 @@ def _configured(view: View, tree: Tree) -> Iterator[Tuple[str, CpuSet]]:
         cpus = view.cpus(Address(CPUS, path)) if has_cpuset else NONE
         if cpus:
             yield path, cpus
-
-
-def _is_partition(read: Callable[[Address], Optional[str]], path: str) -> bool:
-    return read(Address(PARTITION, path)) in ("root", "isolated")

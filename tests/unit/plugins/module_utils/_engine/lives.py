@@ -10,11 +10,11 @@ not differ. It knows by itself what each claim is to have, and what each thread 
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.cpuset import TASK_AFFINITY
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.model import Step
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.cpuset import CPUS, TASK_AFFINITY
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.model import Address, Step
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Outcome
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import (
     baselines,
@@ -252,12 +252,18 @@ class Life:
 
     # Runs of the engine
 
-    def assert_back(self, before: Dict[str, Any], why: str) -> None:
-        """All is as before, but for offline CPUs owed to threads, and directories that killed runs left empty."""
+    def assert_back(self, before: Dict[str, Any], baseline: Mapping[Address, str], why: str) -> None:
+        """All is as before, but for offline CPUs owed to threads, and directories that killed runs left empty.
+
+        A list that was empty in the `baseline`, and that the kernel has kept so far, may be empty again.
+        """
         now = self.kernel.snapshot()
         for line in sorted(set(before) | set(now)):
             one, two = before.get(line), now.get(line)
             if (one, two) == ("directory", None):
+                continue
+            path, _slash, name = line[len(CGROUP) :].rpartition("/")
+            if name == "cpuset.cpus" and two == "" == baseline.get(Address(CPUS, path)):
                 continue
             if line.startswith("thread ") and one and two:
                 one, two = ((*seen[:2], numbers(seen[2]) & self.online) for seen in (one, two))
@@ -268,7 +274,7 @@ class Life:
 
         The first run after one that was killed also completes what that one left, and reports nothing of it.
         """
-        clean = engine(self.kernel).inspect()[1].changes == []
+        journal, found = engine(self.kernel).inspect()
         before, written = self.kernel.snapshot(), len(self.kernel.log)
         told: Any = None
         try:
@@ -286,8 +292,8 @@ class Life:
             return "killed"
         except IsolationError as error:
             assert "failed in part" not in str(error), error
-            if clean:
-                self.assert_back(before, str(error))
+            if not found.changes:
+                self.assert_back(before, journal.baseline, str(error))
             return "refused"
         finally:
             self.kernel.watch = self.kernel.refuse = None
@@ -423,7 +429,11 @@ class Hotplug(NamedTuple):
         for thread, task in life.kernel.threads.items():
             effective = life.kernel.effective(task.cgroup)
             remembers = life.kernel.part(Cpusets).remembers and not task.flags & KERNEL_THREAD
-            if not remembers and task.cpus != before[thread] and task.cpus in (effective, POSSIBLE):
+            if (
+                (not remembers or task.asked is None)
+                and task.cpus != before[thread]
+                and task.cpus in (effective, POSSIBLE)
+            ):
                 # The kernel lost what no run has recorded.
                 life.requested[thread] = recorded.get(str(thread), POSSIBLE)
 

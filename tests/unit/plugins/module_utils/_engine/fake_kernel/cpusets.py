@@ -136,7 +136,8 @@ class Cpusets(Part):
             css, effective = self._css(task.cgroup), self.effective(task.cgroup)
             if hotplug and css == "/":
                 if not task.cpus & effective:
-                    task.reset(POSSIBLE, False)  # none of its CPUs is left
+                    task.reset(POSSIBLE, False)  # none of its CPUs is left, see do_set_cpus_allowed()
+                    task.asked = None
                 continue
             if css == "/" != before[thread][0]:
                 task.reset(self.allowed(css), self.remembers and bool(task.cpus & self._topology.online))

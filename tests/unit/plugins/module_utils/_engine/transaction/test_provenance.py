@@ -290,6 +290,23 @@ def test_a_list_around_the_vms_gets_their_cpus() -> None:
         assert kernel.snapshot() == before
 
 
+@pytest.mark.parametrize("operation", ["mask", "add"])
+def test_a_list_that_steps_change_is_the_same_when_a_partition_beside_it_has_gone(operation: str) -> None:
+    confine = step("cpuset", path="/made.slice", cpus="0", operation=operation)
+    made = {"mask": "1-7", "add": "0-7"}[operation]
+    with booted() as kernel:
+        before = kernel.snapshot()
+        engine(kernel).apply("one", [confine])
+        alone = kernel.snapshot()
+        engine(kernel).apply("two", [partition("1,3")])
+        assert not kernel.effective("/made.slice") & numbers("1,3")
+        engine(kernel).revert(["two"])
+        assert kernel.read(f"{CGROUP}/made.slice/cpuset.cpus") == made
+        assert kernel.snapshot() == alone
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
 def test_a_list_of_which_all_cpus_go_offline_gets_none_of_the_vms() -> None:
     with booted(Baseline(units=(("own.slice", Given("runtime", "1,7")),))) as kernel:
         engine(kernel).apply("vm", [slices("6-7")])
