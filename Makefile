@@ -92,21 +92,27 @@ unit: tools
 	    fi; \
 	done
 	$(say) 'Unit tests with the Python of the controller'
-	pytest tests/unit
+	pytest --numprocesses 2 tests/unit
 
-# Fresh hosts, one for each version of cgroups and one with libvirt, which go away whatever happens.
+# Fresh hosts, which go away whatever happens: two with cgroup v2, one with v1 and one with libvirt. An emulated host
+# keeps one CPU of this machine busy, so two of them are tested at a time.
 host: tools qemu .cache/bench/complete
 	$(packages) gcc libc6-dev
-	$(say) 'Tests on three virtual hosts: Molecule scenarios, then pytest'
-	trap 'for name in test test-v1 test-libvirt; do $(virtual_host) stop --name $$name; done' EXIT; \
-	$(virtual_host) start --name test; \
-	$(virtual_host) start --name test-v1 --cmdline systemd.unified_cgroup_hierarchy=0; \
-	$(virtual_host) start --name test-libvirt --flavour libvirt; \
-	export VFIO_INVENTORY="$$($(virtual_host) inventory --name test)"; \
+	$(say) 'Tests on four virtual hosts: Molecule scenarios, then pytest'
+	trap 'for name in test test-b test-v1 test-libvirt; do $(virtual_host) stop --name $$name; done' EXIT; \
+	both() { for job; do $$job & pids+=($$!); done; for pid in "$${pids[@]}"; do wait $$pid; done; pids=(); }; \
+	both '$(virtual_host) start --name test' '$(virtual_host) start --name test-libvirt --flavour libvirt'; \
+	both '$(virtual_host) start --name test-b' \
+	    '$(virtual_host) start --name test-v1 --cmdline systemd.unified_cgroup_hierarchy=0'; \
+	first="$$($(virtual_host) inventory --name test)"; \
+	second="$$($(virtual_host) inventory --name test-b)"; \
 	export VFIO_V1_INVENTORY="$$($(virtual_host) inventory --name test-v1)"; \
 	export VFIO_LIBVIRT_INVENTORY="$$($(virtual_host) inventory --name test-libvirt)"; \
-	MOLECULE_COMMAND_BORDERS=false molecule test --all; \
-	pytest --durations 12 tests/host
+	export MOLECULE_COMMAND_BORDERS=false; \
+	both "env VFIO_INVENTORY=$$first molecule test --scenario-name partition" \
+	    "env VFIO_INVENTORY=$$second molecule test --scenario-name slices"; \
+	VFIO_INVENTORY="$$first $$second" pytest --numprocesses 2 --durations 12 tests/host; \
+	cat .cache/parity.md
 
 soak: tools
 	$(say) 'Random lives of hosts on the model kernel, $(JOBS) at a time'

@@ -2,21 +2,25 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A booted virtual host, with the engine and the checks on it."""
+"""Booted virtual hosts, with the engine and the checks on them; each worker of pytest-xdist has one of its own."""
 
 from __future__ import annotations
 
 import configparser
 import io
 import os
+import re
 import shlex
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+# By the fixture, what the names of all tests have that need this host. test_parity is costly: it measures once.
+SINGLE_HOSTS = {"v1_host": "v1|test_parity", "libvirt_host": "libvirt"}
 
 
 class VirtualHost:
@@ -57,9 +61,14 @@ class VirtualHost:
         assert done.returncode == 0, done.stdout
 
 
+def _worker() -> int:
+    """The number of this worker of pytest-xdist; 0 without that."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+
+
 def programs() -> Path:
     """The C programs of the tests, compiled here to run on any host."""
-    compiled = ROOT / ".cache" / "programs"
+    compiled = ROOT / ".cache" / "programs" / f"gw{_worker()}"
     compiled.mkdir(parents=True, exist_ok=True)
     for source in (ROOT / "tests" / "host" / "programs").glob("*.c"):
         command = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o", compiled / source.stem, source]
@@ -67,10 +76,38 @@ def programs() -> Path:
     return compiled
 
 
+def _unit_of_work(nodeid: str) -> str:
+    """What one worker does as a whole: all tests on a host of which there is one, and else each test by itself."""
+    return next((name for name, words in SINGLE_HOSTS.items() if re.search(words, nodeid)), nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Distribute the tests by the hosts that they need."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByHost(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _unit_of_work(nodeid)
+
+    return ByHost(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The names of tests say which host they need."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        asked = [*item.fixturenames, *(getattr(value, "host", value) for value in parameters.values())]
+        for name, words in SINGLE_HOSTS.items():
+            assert name not in asked or _unit_of_work(item.nodeid) == name, f"{item.nodeid} must be named {words}"
+
+
 def _prepared(variable: str) -> VirtualHost:
-    inventory = os.environ.get(variable)
-    assert inventory, f"{variable} must name the inventory of a running virtual host; `make host` boots one"
-    virtual_host = VirtualHost(inventory)
+    inventories = os.environ.get(variable, "").split()
+    assert inventories, f"{variable} must name the inventory of a running virtual host; `make host` boots one"
+    which = _worker() if variable == "VFIO_INVENTORY" else 0
+    assert which < len(inventories), f"{variable} must name an inventory for each worker"
+    virtual_host = VirtualHost(inventories[which])
     virtual_host.put(
         {
             "module_utils": ROOT / "plugins" / "module_utils",

@@ -112,13 +112,16 @@ EXAMPLES = (
 )
 
 
+NAMES = [f"{example.name}{'-v1' if example.host == 'v1_host' else ''}" for example in EXAMPLES]
+
+
 def test_all_examples() -> None:
     """Every example is run."""
     there = sorted(path.stem for path in (ROOT / "playbooks" / "examples").glob("*.yml"))
     assert there == sorted(example.name for example in EXAMPLES)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=[example.name for example in EXAMPLES])
+@pytest.mark.parametrize("example", EXAMPLES, ids=NAMES)
 def test_example(request: pytest.FixtureRequest, example: Example) -> None:
     """Check mode only announces it; then it is so; a second run changes nothing; the way back is exact."""
     host: VirtualHost = request.getfixturevalue(example.host)

@@ -60,9 +60,23 @@ def qemu_command(image: Image, directory: Path, *, ssh_port: int, cmdline: str) 
 
 @cache
 def kvm_boots(kernel: Path) -> bool:
-    """Try whether a guest really boots with KVM: /dev/kvm may be there and yet not do it."""
+    """Try whether a guest really boots with KVM: /dev/kvm may be there and yet not do it.
+
+    As it takes a while to see that it does not, the answer is kept beside the kernel until this machine's next boot.
+    """
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return False
+    answer = kernel.with_name(f"kvm-{Path('/proc/sys/kernel/random/boot_id').read_text(encoding='ascii').strip()}")
+    if not answer.exists():
+        found = answer.with_name(f"{answer.name}.{os.getpid()}")
+        found.write_text("yes" if _boots(kernel) else "no", encoding="ascii")
+        found.rename(answer)
+    boots = answer.read_text(encoding="ascii") == "yes"
+    say("KVM boots a guest here" if boots else "KVM does not boot a guest here, so everything is emulated (TCG)")
+    return boots
+
+
+def _boots(kernel: Path) -> bool:
     command = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-machine", _MACHINE, *_VIRTUALISED]
     command += ["-smp", "2", "-m", "256M", "-no-reboot", "-serial", "stdio", "-kernel", str(kernel)]
     command += ["-append", "console=ttyS0 panic=-1 mitigations=off"]
@@ -75,9 +89,7 @@ def kvm_boots(kernel: Path) -> bool:
         finally:
             limit.cancel()
             probe.kill()
-    boots = b"Unable to mount root fs" in console  # as far as a kernel gets without a disk
-    say("KVM boots a guest here" if boots else "KVM does not boot a guest here, so everything is emulated (TCG)")
-    return boots
+    return b"Unable to mount root fs" in console  # as far as a kernel gets without a disk
 
 
 def _escaped(path: Path) -> str:

@@ -63,9 +63,11 @@ def _residents(view: View, target: str) -> List[Address]:
 def plan_return(view: View, held: Set[Address]) -> None:
     """Plan the way back for tasks that leaving claims moved, before any other claim is planned.
 
-    A task that its owner moved elsewhere meanwhile stays there.
+    A task that its owner moved elsewhere meanwhile stays there. What claims do not hold comes from a `prior`, of which
+    nobody knows who else was in the target: no other task moves.
     """
     moving = [Address(TASK_CGROUP, name) for name in of_kind(view.restored, TASK_CGROUP)]
+    moving = [address for address in moving if address in held]
     back = {address.name: view.restored[address] for address in moving}
     given = view.journal.given
     places = {place for address in moving for place in given.get(address, (view.actual(address),))}

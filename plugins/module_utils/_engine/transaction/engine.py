@@ -32,7 +32,7 @@ from ..resources import Resources
 from ..steps.catalog import STEPS, complete
 from .fold import Plan, fold, fold_claims, fold_prior
 from .newcomers import apart
-from .threads import resets_affinities
+from .threads import requested_by_reset
 
 if TYPE_CHECKING:  # otherwise only if something is to be written
     from .execution import Execution
@@ -165,7 +165,7 @@ class Engine:
             journal = self._load(check)
             claims = {**journal.claims, UNCLAIMED: Claim((step,), ())}
             plan = fold(self.resources, journal, claims, {}, only=lambda _address, author: author.claim == UNCLAIMED)
-            requested = plan.requested if resets_affinities(plan.view, plan.changes) else {}
+            requested = requested_by_reset(plan.view, plan.changes, plan.requested)
             if check:
                 return self._outcome(plan, (step,), {})._replace(requested=requested)
             done = self._execution().once(journal, plan, step)

@@ -77,6 +77,15 @@ def resets_affinities(view: View, changes: List[Change]) -> bool:
     return any(view.resources.kind(change.address).resets_affinities for change in changes)
 
 
+def requested_by_reset(view: View, changes: List[Change], requested: Dict[Address, str]) -> Dict[Address, str]:
+    """What those threads requested whose affinities the kernel may reset when these changes are undone."""
+    moved = _moved(view, changes)  # moving a task resets its own threads only
+    if resets_affinities(view, [change for change in changes if not _moved(view, [change])]):
+        return requested
+    numbers = {address: TaskId.parse(address.name) for address in requested}
+    return {address: requested[address] for address, thread in numbers.items() if thread and thread.number in moved}
+
+
 def _affinities(values: Values) -> Dict[str, CpuSet]:
     """Thread affinities by the thread's name."""
     return {name: parse_list(values[Address(TASK_AFFINITY, name)]) for name in of_kind(values, TASK_AFFINITY)}

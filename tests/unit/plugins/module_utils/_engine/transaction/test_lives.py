@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 import pytest
-from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.lives import live, lives, script
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.lives.life import live, lives, script
 from hypothesis import Phase, given, settings
 
 LIVES = int(os.environ.get("LIVES", "150"))

@@ -162,6 +162,27 @@ def test_moved_tasks_come_back_if_their_claim_gets_other_steps_and_is_killed(cou
         assert engine(kernel).inspect()[0].claims == {}
 
 
+@pytest.mark.parametrize("is_claimed", [False, True])
+def test_a_prior_leads_back_what_was_moved_and_nobody_else(is_claimed: bool) -> None:
+    with booted(Baseline(systemd=False)) as kernel:
+        if is_claimed:
+            engine(kernel).apply("other", moved())
+        else:
+            engine(kernel).once(moved()[0])
+        kernel.add_thread(300, "/user.slice", "0-7")  # it was in the target before
+        kernel.add_thread(301, "/system.slice/b.service", "0-7")
+        before = kernel.snapshot()
+        prior = engine(kernel).once(step("move_tasks", source="/system.slice/b.service", target="/user.slice")).prior
+        places = {address.name for address in prior if address.kind == "task.cgroup"}
+        assert places == {"108:5108", "109:5109", "301:5301"}
+        assert {address.name for address in prior} == places, "nobody else was moved"
+        kernel.add_thread(302, "/user.slice", "0-7")  # nobody that was moved has forked it
+        engine(kernel).restore_prior(prior)
+        assert kernel.threads[302].cgroup == "/user.slice"
+        del kernel.threads[302]
+        assert kernel.snapshot() == before
+
+
 # CPUs that are offline
 
 
