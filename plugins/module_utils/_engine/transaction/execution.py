@@ -122,6 +122,13 @@ class Execution:
         self._journal_file.save(self._books.pruned(*self._books.with_swept(left, plan, writer.swept), writer.skips))
         return writer
 
+    def save_choices(self, journal: Journal, plan: Plan) -> None:
+        """Save what threads that the journal knows request now, before the kernel resets them."""
+        known = {a: value for a, value in plan.requested.items() if journal.baseline.get(a, value) != value}
+        given = {a: values for a, values in plan.given.items() if a in known}
+        baseline = {**journal.baseline, **known}
+        self._journal_file.save(journal._replace(baseline=baseline, given={**journal.given, **given}))
+
     def _save_requests(self, journal: Journal, plan: Plan) -> None:
         """What claims know of threads stays true, also if somebody else's run binds these."""
         requested = {a: value for a, value in plan.requested.items() if a not in plan.view.restored}

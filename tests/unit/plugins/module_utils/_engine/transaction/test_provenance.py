@@ -99,6 +99,26 @@ def test_a_kernel_thread_that_is_bound_anew_while_it_is_kept_off_keeps_that() ->
         assert kernel.threads[KSWAPD].cpus == numbers("2")
 
 
+@pytest.mark.parametrize("strategy", [slices, partition])
+def test_what_a_thread_chose_anew_is_known_after_a_run_that_changes_nothing(strategy: Strategy) -> None:
+    with booted(Baseline(tasks=(Task("/system.slice/a.service", "0,3"),))) as kernel:
+        engine(kernel).apply("vm", [strategy("6-7")])
+        kernel.set_affinity(KSWAPD, numbers("2"))
+        assert not engine(kernel).apply("vm", [strategy("6-7")], check=True).changed
+        assert not engine(kernel).apply("vm", [strategy("6-7")]).changed
+        written = len(kernel.log)
+        assert not engine(kernel).apply("vm", [strategy("6-7")]).changed and len(kernel.log) == written
+        offline(kernel, "5")
+        kernel.hotplug(POSSIBLE)
+        assert kernel.threads[KSWAPD].cpus == numbers("0-5"), "the kernel resets it"
+        engine(kernel).apply("vm", [strategy("6-7")])
+        assert kernel.threads[KSWAPD].cpus == numbers("2")
+        kernel.set_affinity(KSWAPD, numbers("0,3"))  # what it had first, and what was given then
+        engine(kernel).apply("vm", [strategy("6-7")])
+        engine(kernel).revert()
+        assert kernel.threads[KSWAPD].cpus == numbers("0,3")
+
+
 @pytest.mark.parametrize("other", [slices("3"), step("cpuset", path="/user.slice", cpus="4-5,7")])
 @pytest.mark.parametrize("chosen", ["", "2,4"])
 def test_a_module_without_a_claim_leaves_what_claims_know_of_threads(other: Step, chosen: str) -> None:
