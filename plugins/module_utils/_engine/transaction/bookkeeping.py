@@ -51,6 +51,14 @@ class Bookkeeping:
         given = {a: tuple(dict.fromkeys((*journal.given.get(a, ()), *values))) for a, values in new.items()}
         return journal._replace(baseline={**known, **requested}, given={**journal.given, **given})
 
+    def with_newcomers(self, journal: Journal, plan: Plan) -> Journal:
+        """The journal with the threads that no run of a claim has seen, held by the claims that narrow them."""
+        new = {address: plan.requested[address] for address in plan.requested.keys() - journal.baseline.keys()}
+        claims = {n: _holding(claim, plan.holds.get(n, set()) & new.keys()) for n, claim in journal.claims.items()}
+        new = {a: value for a, value in new.items() if any(a in claim.holds for claim in claims.values())}
+        given = {address: plan.given[address] for address in new}
+        return journal._replace(baseline={**journal.baseline, **new}, claims=claims, given={**journal.given, **given})
+
     def with_swept(self, journal: Journal, plan: Plan, swept: Swept) -> Tuple[Journal, Plan]:
         """The journal and the plan with what was forked while tasks were moved."""
         first = {c.address: c.before for changes in swept.values() for c in reversed(changes)}  # if moved twice

@@ -133,6 +133,7 @@ class Execution:
         """What claims know of threads stays true, also if somebody else's run binds these."""
         requested = {a: value for a, value in plan.requested.items() if a not in plan.view.restored}
         recorded = self._books.with_requests(journal, plan._replace(requested=requested))
+        recorded = self._books.with_newcomers(recorded, plan)
         if recorded != journal:
             self._journal_file.save(recorded)
 

@@ -182,6 +182,20 @@ def test_moved_tasks_come_back_if_their_claim_gets_other_steps_and_is_killed(cou
         assert engine(kernel).inspect()[0].claims == {}
 
 
+@pytest.mark.parametrize("other", [slices("1"), step("kthread_affinity", cpus="1")])
+def test_a_thread_that_only_a_module_without_a_claim_has_seen_has_what_it_requested_in_the_end(other: Step) -> None:
+    with booted() as kernel:
+        engine(kernel).apply("vm", [step("kthread_affinity", cpus="4-5")])
+        kernel.add_thread(300, "/", "3-4,6", KERNEL_THREAD)
+        prior = engine(kernel).once(other).prior
+        assert kernel.threads[300].cpus == numbers("3,6")
+        engine(kernel).restore_prior(prior)
+        assert kernel.threads[300].cpus == numbers("3,6")
+        engine(kernel).revert()
+        assert kernel.threads[300].cpus == numbers("3-4,6")
+        assert engine(kernel).inspect()[0].baseline == {}
+
+
 @pytest.mark.parametrize("is_claimed", [False, True])
 def test_a_prior_leads_back_what_was_moved_and_nobody_else(is_claimed: bool) -> None:
     with booted(Baseline(systemd=False)) as kernel:
