@@ -170,12 +170,14 @@ def check_time_limit() -> None:
     """A hook that does not get on ends in time, with a sentence and without a trace."""
     install(one={"timeout": 2})
     os.makedirs(os.path.dirname(JOURNAL), exist_ok=True)
+    began = time.monotonic()
     before = snapshot()
+    each = time.monotonic() - began
     with open("/run/vfio-isolation/lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         began = time.monotonic()
         _refused("one", xml("one", "4,5"), "2 s")
-        assert time.monotonic() - began < 2 + 8  # with two snapshots
+        assert time.monotonic() - began < 2 + 8 + 3 * each  # with two snapshots, however slow they are
     unchanged(before)
 
 
