@@ -132,10 +132,13 @@ def check_libvirt_restarts() -> None:
 
 
 def check_two_in_every_order() -> None:
-    """Two VMs that start and stop in every order: in between what those that run have claimed, at the end nothing."""
+    """Two VMs that start and stop in every order: in between what those that run have claimed, at the end nothing.
+
+    The two are alike, so one of them is always the first.
+    """
     before = _two()
-    orders = set(itertools.permutations(["one", "one", "two", "two"]))
-    assert len(orders) == 6
+    orders = {("one", *order) for order in itertools.permutations(["one", "two", "two"])}
+    assert len(orders) == 3
     for order in sorted(orders):
         running: list[str] = []
         for name in order:
