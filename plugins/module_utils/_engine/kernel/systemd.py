@@ -194,6 +194,7 @@ class RuntimeDropIn(Kind):
     family = "cgroup"
     rewritten_with_cpusets = True
     adds_up = True
+    held_when_right = True  # whatever is written to the cgroup later, set-property replaces it
 
     def __init__(self, systemd: Systemd, prop: str) -> None:
         self._systemd = systemd

@@ -362,6 +362,18 @@ def test_a_list_that_steps_change_is_the_same_when_a_partition_beside_it_has_gon
         assert kernel.snapshot() == before
 
 
+@pytest.mark.parametrize("machine_slice", [True, False])
+@pytest.mark.parametrize("strategy", [slices, partition])
+def test_a_drop_in_that_says_what_a_claim_wants_is_not_lost(strategy: Strategy, machine_slice: bool) -> None:
+    units = (("machine.slice", Given("runtime", "6-7")),)
+    with booted(Baseline(machine_slice=machine_slice, units=units)) as kernel:
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", [strategy("6-7")])
+        assert not engine(kernel).apply("vm", [strategy("6-7")]).changed
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
 def test_a_list_of_which_all_cpus_go_offline_gets_none_of_the_vms() -> None:
     with booted(Baseline(units=(("own.slice", Given("runtime", "1,7")),))) as kernel:
         engine(kernel).apply("vm", [slices("6-7")])
