@@ -136,7 +136,7 @@ class Engine:
             changed_claim, leaving = True, [old]
             plan = fold_claims(self.resources, known, claims, leaving, claim)
         if not changed_claim and not plan.changes:
-            if not check and any(journal.baseline.get(a, value) != value for a, value in plan.requested.items()):
+            if not check and any(journal.baseline.get(a) != value for a, value in plan.requested.items()):
                 self._execution().save_choices(journal, plan)
             return self._outcome(plan, (), {})
         if check:

@@ -123,11 +123,14 @@ class Execution:
         return writer
 
     def save_choices(self, journal: Journal, plan: Plan) -> None:
-        """Save what threads that the journal knows request now, before the kernel resets them."""
+        """Save what threads request now, before the kernel resets them."""
         known = {a: value for a, value in plan.requested.items() if journal.baseline.get(a, value) != value}
         given = {a: values for a, values in plan.given.items() if a in known}
         baseline = {**journal.baseline, **known}
-        self._journal_file.save(journal._replace(baseline=baseline, given={**journal.given, **given}))
+        chosen = journal._replace(baseline=baseline, given={**journal.given, **given})
+        chosen = self._books.with_newcomers(chosen, plan)
+        if chosen != journal:
+            self._journal_file.save(chosen)
 
     def _save_requests(self, journal: Journal, plan: Plan) -> None:
         """What claims know of threads stays true, also if somebody else's run binds these."""

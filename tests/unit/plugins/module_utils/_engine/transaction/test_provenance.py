@@ -182,6 +182,23 @@ def test_moved_tasks_come_back_if_their_claim_gets_other_steps_and_is_killed(cou
         assert engine(kernel).inspect()[0].claims == {}
 
 
+@pytest.mark.parametrize("strategy", [slices, partition])
+def test_a_thread_that_begins_under_a_claim_is_known_after_a_run_that_changes_nothing(strategy: Strategy) -> None:
+    with booted() as kernel:
+        engine(kernel).apply("vm", [strategy("6-7")])
+        kernel.add_thread(300, "/system.slice/a.service", "0,2")
+        assert not engine(kernel).apply("vm", [strategy("6-7")]).changed
+        written = len(kernel.log)
+        assert not engine(kernel).apply("vm", [strategy("6-7")]).changed and len(kernel.log) == written
+        offline(kernel, "5")
+        kernel.hotplug(POSSIBLE)
+        assert kernel.threads[300].cpus == numbers("0-5"), "the kernel resets it"
+        engine(kernel).apply("vm", [strategy("6-7")])
+        assert kernel.threads[300].cpus == numbers("0,2")
+        engine(kernel).revert()
+        assert kernel.threads[300].cpus == numbers("0,2")
+
+
 @pytest.mark.parametrize("other", [slices("1"), step("kthread_affinity", cpus="1")])
 def test_a_thread_that_only_a_module_without_a_claim_has_seen_has_what_it_requested_in_the_end(other: Step) -> None:
     with booted() as kernel:
