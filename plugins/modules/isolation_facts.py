@@ -247,7 +247,8 @@ ansible_facts:
         owed:
           description: >-
             The settings that no claim changes any more, and that could not be given back because their CPUs were
-            offline, sorted by address. The first run after these are online gives them back.
+            offline, sorted by address. The first run that applies or reverts a claim after these are online gives
+            them back.
           type: list
           elements: dict
           contains:

@@ -133,13 +133,13 @@ def _changed(view: View, address: Address, operation: str, cpus: CpuSet) -> str:
         return format_list(cpus)
     if operation == "add":
         return format_list(now | cpus)
-    online, masked = view.resources.topology.online(), view.shared(Masked).cpus
-    left = now - cpus
-    if left & online:
+    topology, masked = view.resources.topology, view.shared(Masked).cpus
+    left, others = now - cpus, topology.present() - masked
+    if left & topology.online():
         return format_list(left)
-    if not online - masked:
+    if not others & topology.online():
         raise IsolationError(f"cpus: {format_list(masked)} are all CPUs of this host; interrupts need one")
-    return format_list(online - masked)
+    return format_list(others)
 
 
 def _ban(view: View, operation: str, cpus: CpuSet) -> None:
@@ -151,7 +151,7 @@ def _ban(view: View, operation: str, cpus: CpuSet) -> None:
         view.skips.add(address, "irqbalance does not answer on its socket: it may move interrupts back")
         return
     banned = view.cpus(address)
-    others = view.resources.topology.online() - cpus
+    others = view.resources.topology.present() - cpus
     view.assign(address, format_list({"mask": banned | cpus, "add": banned - cpus, "set": others}[operation]))
 
 

@@ -45,8 +45,10 @@ def requested_affinity(
     nothing: it is to have `everything`, the CPUs of the host.
     """
     if recorded is not None:
-        # If none of its CPUs is left, the kernel lets it have all, also those of partitions.
-        ours = (fit(recorded, pin.before), *given, *pin.unbound, everything)
+        # A run may have been killed before it kept the thread off more than its cpuset does. If none of its CPUs is
+        # left, the kernel lets it have all, also those of partitions.
+        fitted = (fit(recorded, cpus) for cpus in (pin.before, *pin.unbound))
+        ours = (*fitted, *given, *pin.unbound, everything)
         if pin.cpus & online in [cpus & online for cpus in ours]:
             return recorded
     return everything if pin.cpus in pin.unbound else pin.cpus

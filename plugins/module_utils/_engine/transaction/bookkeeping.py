@@ -51,6 +51,14 @@ class Bookkeeping:
         given = {a: tuple(dict.fromkeys((*journal.given.get(a, ()), *values))) for a, values in new.items()}
         return journal._replace(baseline={**known, **requested}, given={**journal.given, **given})
 
+    def with_choices(self, journal: Journal, plan: Plan) -> Journal:
+        """The journal with what threads have chosen anew: what they were given before counts no more."""
+        known = journal.baseline
+        chosen = {address: value for address, value in plan.requested.items() if known.get(address, value) != value}
+        given = {address: values for address, values in plan.given.items() if address in chosen}
+        journal = journal._replace(baseline={**known, **chosen}, given={**journal.given, **given})
+        return self.with_newcomers(journal, plan)
+
     def with_newcomers(self, journal: Journal, plan: Plan) -> Journal:
         """The journal with the threads that no run of a claim has seen, held by the claims that narrow them."""
         new = {address: plan.requested[address] for address in plan.requested.keys() - journal.baseline.keys()}

@@ -109,8 +109,7 @@ class Execution:
     def revert(self, journal: Journal, plan: Plan, remaining: Mapping[str, Claim]) -> Writer:
         """Restore what claims held that leave. Raises IsolationError; the journal then has what is left to restore."""
         recorded = self._books.recorded(journal, journal.claims, plan)
-        if recorded != journal:
-            self._journal_file.save(recorded)
+        self._save_changed(journal, recorded)
         writer = self._writer(plan)
         failures = writer.restore(plan)
         if failures:
@@ -124,21 +123,17 @@ class Execution:
 
     def save_choices(self, journal: Journal, plan: Plan) -> None:
         """Save what threads request now, before the kernel resets them."""
-        known = {a: value for a, value in plan.requested.items() if journal.baseline.get(a, value) != value}
-        given = {a: values for a, values in plan.given.items() if a in known}
-        baseline = {**journal.baseline, **known}
-        chosen = journal._replace(baseline=baseline, given={**journal.given, **given})
-        chosen = self._books.with_newcomers(chosen, plan)
-        if chosen != journal:
-            self._journal_file.save(chosen)
+        self._save_changed(journal, self._books.with_choices(journal, plan))
 
     def _save_requests(self, journal: Journal, plan: Plan) -> None:
         """What claims know of threads stays true, also if somebody else's run binds these."""
         requested = {a: value for a, value in plan.requested.items() if a not in plan.view.restored}
         recorded = self._books.with_requests(journal, plan._replace(requested=requested))
-        recorded = self._books.with_newcomers(recorded, plan)
-        if recorded != journal:
-            self._journal_file.save(recorded)
+        self._save_changed(journal, self._books.with_newcomers(recorded, plan))
+
+    def _save_changed(self, journal: Journal, now: Journal) -> None:
+        if now != journal:
+            self._journal_file.save(now)
 
     def restore(self, journal: Journal, plan: Plan) -> Writer:
         """Restore saved values. Raises IsolationError with those that could not be restored."""

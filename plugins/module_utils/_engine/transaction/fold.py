@@ -16,6 +16,7 @@ from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 from ..errors import IsolationError
 from ..kernel.cpuset import CPUS, EXISTS, PARTITION, TASK_CGROUP
 from ..model import Address, Change, Claim, Journal, Values, of_kind
+from ..planning.cpusets import is_partition
 from ..planning.inheritors import plan_inheritors
 from ..planning.view import NOBODY, Author, View
 from ..resources import Resources
@@ -152,7 +153,7 @@ def _plan_claims(view: View) -> None:
 
 
 def _check_partitions(view: View) -> None:
-    """Raise IsolationError if a step would take CPUs out of the partition of another claim: that would invalidate it.
+    """Raise IsolationError if a step would take CPUs out of the partition of another step: that would invalidate it.
 
     Only for what is being applied: claims that stand must not keep each other from being reverted.
     """
@@ -160,16 +161,16 @@ def _check_partitions(view: View) -> None:
     conflict = next(filter(None, map(view.shared(Reservation).conflict, applied)), None)
     if conflict:
         raise IsolationError(f"cpus: {conflict}")
-    for name, value in view.to_come(PARTITION):
+    for name, _value in view.to_come(PARTITION):
         partition = Address(PARTITION, name)
-        if value not in ("root", "isolated") or partition not in view.planned:
+        if not is_partition(view.get, name) or partition not in view.planned:
             continue
         own = view.cpus(Address(CPUS, name))
         for sibling in view.children(parent_of(name)):
             listed = Address(CPUS, sibling)
-            owners = {view.authors[address].claim for address in (partition, listed) if address in view.authors}
+            owners = [view.authors[address].claim for address in (partition, listed) if address in view.authors]
             shared = own & view.cpus(listed) if sibling != name and listed in view.planned else NONE
-            if shared and len(owners) == 2 and owners.intersection(applied):
+            if shared and len(owners) == 2 and set(owners).intersection(applied):
                 raise IsolationError(
                     f"{sibling} cannot have CPU {format_list(shared)}, which the partition {name} has:"
                     f" {_step_of(view, listed)} wants the one, {_step_of(view, partition)} the other"

@@ -79,8 +79,14 @@ def resets_affinities(view: View, changes: List[Change]) -> bool:
 
 def requested_by_reset(view: View, changes: List[Change], requested: Dict[Address, str]) -> Dict[Address, str]:
     """What those threads requested whose affinities the kernel may reset when these changes are undone."""
-    moved = _moved(view, changes)  # moving a task resets its own threads only
-    if resets_affinities(view, [change for change in changes if not _moved(view, [change])]):
+    moved: Set[int] = set()  # moving a task resets its own threads only
+    others = []
+    for change in changes:
+        threads = view.resources.kind(change.address).moved_threads(change.address.name)
+        moved.update(threads)
+        if not threads:
+            others.append(change)
+    if resets_affinities(view, others):
         return requested
     numbers = {address: TaskId.parse(address.name) for address in requested}
     return {address: requested[address] for address, thread in numbers.items() if thread and thread.number in moved}
@@ -106,7 +112,8 @@ def _pins(view: View, changes: List[Change], recorded: Set[str]) -> List[Pin]:
     for path, _children in tree:
         kept_off_now = parse_list(view.journal.kept_off) if path == "/" else NONE
         kept_off_then = view.kept_off if path == "/" else NONE
-        unbound = _unbound(view, path, {before[path], before[path] - kept_off_now or before[path]}, offline)
+        allowed_now = before[path] - kept_off_now or before[path]
+        unbound = _unbound(view, path, {before[path], allowed_now}, offline)
         for thread in resources.cgroups.threads(path):
             confined = bool(kept_off_now | kept_off_then) and thread not in moved
             effective, then = before[path], after.get(moved.get(thread, path), after[path])
@@ -119,7 +126,7 @@ def _pins(view: View, changes: List[Change], recorded: Set[str]) -> List[Pin]:
             if confined and not resources.cgroups.inherits and not task.is_kernel_thread:
                 confined = False  # on v1 the tasks of the host can be moved into a cpuset instead
             if confined:
-                effective, then = effective - kept_off_now or effective, then - kept_off_then or then
+                effective, then = allowed_now, then - kept_off_then or then
             if every or cpus not in unbound or task.name in recorded:
                 pins.append(Pin(task.name, cpus, effective, then, offline - kept_off_then, unbound))
     return pins

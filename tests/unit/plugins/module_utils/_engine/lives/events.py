@@ -208,7 +208,8 @@ class Binds(NamedTuple):
         kept = effective - life.kept_off()
         # What the kernel or we could have given it is no choice that anybody could see.
         ours = (task.cpus, task.cpus & life.online, effective, kept, life.twin.effective(task.cgroup))
-        if cpus and cpus not in ours and cpus != (life.requested.get(number, POSSIBLE) & kept):
+        requested = life.requested.get(number, POSSIBLE)
+        if cpus and cpus not in (*ours, requested & kept, requested & effective):
             task.ask(cpus, effective)
             twin.ask(cpus, life.twin.effective(task.cgroup))
             life.requested[number] = cpus

@@ -102,9 +102,11 @@ class Life:
     # The oracle
 
     def mend(self) -> None:
-        """Whatever happened since the last run is put right by the next, of any claim."""
+        """Whatever happened since the last run is put right by the next, of any claim; without one, by a revert."""
         for name in self.claims:
             engine(self.kernel).apply(name, self.steps(name))
+        if not self.claims:
+            engine(self.kernel).revert()
 
     def check(self) -> None:
         """All claims have what they want, and nobody else has it."""

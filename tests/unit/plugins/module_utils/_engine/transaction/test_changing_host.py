@@ -132,6 +132,22 @@ def test_a_host_cpu_that_goes_offline_stays_the_host_s() -> None:
         assert kernel.read(f"{CGROUP}/system.slice/cpuset.cpus") == "0-3"
 
 
+def test_an_interrupt_without_a_cpu_of_its_own_may_use_one_that_is_offline_later_and_a_rollback_leaves_it_so() -> None:
+    with booted(Baseline(irqs=("4", "0-7"))) as kernel:
+        engine(kernel).apply("vm", [step("irq_affinity", cpus="1,4")])
+        take_offline(kernel, 2)
+        assert kernel.read("/proc/irq/0/smp_affinity_list") == "0,2-3,5-7"
+        assert not engine(kernel).apply("vm", [step("irq_affinity", cpus="1,4")]).changed
+        kernel.refuse = lambda what: os_error(errno.EBUSY) if "default_smp_affinity" in what else None
+        with pytest.raises(IsolationError, match="Everything is back as it was"):
+            engine(kernel).apply("vm", [step("irq_affinity", cpus="3")])
+        assert kernel.read("/proc/irq/0/smp_affinity_list") == "0,2-3,5-7"
+    with booted(Baseline(irqs=("4", "0-7"))) as kernel:
+        take_offline(kernel, 2)
+        engine(kernel).apply("vm", [step("irq_affinity", cpus="1,4")])
+        assert kernel.read("/proc/irq/0/smp_affinity_list") == "0,2-3,5-7"
+
+
 def test_a_live_partition_changes_its_type_in_place() -> None:
     with booted() as kernel:
         engine(kernel).apply("a", [step("reserve_cpus", cpus="4-5", strategy="partition")])

@@ -104,6 +104,17 @@ def test_a_step_that_takes_cpus_out_of_another_claim_s_partition_is_refused_with
         assert partition(kernel) == "isolated"
 
 
+def test_steps_of_one_claim_that_take_cpus_out_of_its_own_partition_are_refused_before_anything_is_written() -> None:
+    overlap = step("cpuset", path="/own.slice", cpus="3-4")
+    with booted() as kernel:
+        before = kernel.snapshot()
+        with pytest.raises(IsolationError, match="cannot have CPU 4, which the partition /machine"):
+            engine(kernel).apply("vm", [*reserve("4-5"), overlap])
+        assert kernel.snapshot() == before and kernel.log == []
+        engine(kernel).apply("vm", [overlap, *reserve("4-5")])  # a later step takes from an earlier one
+        assert partition(kernel) == "isolated" and kernel.effective("/own.slice") == {3}
+
+
 @pytest.mark.parametrize("call", [lambda host, one: host.apply("other", [one]), lambda host, one: host.once(one)])
 def test_a_partition_that_becomes_invalid_while_others_are_written_fails_the_run(call: Callable[..., object]) -> None:
     """It is not written itself: a list beside it is, here by somebody else."""

@@ -66,6 +66,24 @@ def test_a_thread_has_what_it_requested_when_a_claim_changes_and_is_killed_at_an
         assert kernel.snapshot() == before
 
 
+@pytest.mark.parametrize("remembers", [False, True])
+@pytest.mark.parametrize("count", range(1, 14))
+def test_a_thread_that_is_kept_off_more_than_its_cpuset_has_what_it_requested_after_a_kill(
+    count: int, remembers: bool
+) -> None:
+    steps = [partition("1"), step("kthread_affinity", cpus="1-3")]
+    with booted(Baseline(remembers=remembers, tasks=(Task("/", "0-4", 0),))) as kernel:
+        before = kernel.snapshot()
+        kernel.watch = kill_at(count)
+        with contextlib.suppress(Killed):
+            engine(kernel).apply("vm", steps)
+        kernel.watch = None
+        engine(kernel).apply("vm", steps)
+        assert kernel.threads[100].cpus == {0, 4}
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
 @pytest.mark.parametrize("wanted", ["4-7", "5", "4,6"])
 def test_a_claim_that_changes_to_a_partition_that_the_kernel_refuses_costs_no_thread_its_affinity(wanted: str) -> None:
     with booted(host(wanted)) as kernel:
