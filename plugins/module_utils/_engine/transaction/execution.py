@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tup
 
 from ..errors import IsolationError, sentence_of
 from ..journal import JournalFile
-from ..model import Claim, Journal, Skips, Step
+from ..model import Address, Claim, Journal, Skips, Step
 from ..resources import Resources
 from .bookkeeping import Bookkeeping
 from .fold import Plan, fold_claims, fold_prior
@@ -72,7 +72,7 @@ class Execution:
         """Go back to the former claims. Returns what could not be written, and what was skipped."""
         if claim not in now.claims:  # not even the journal could be written
             return [], Skips()
-        plan = fold_claims(self._resources, now, before.claims, [now.claims[claim]])
+        plan = self._of_known(fold_claims(self._resources, now, before.claims, [now.claims[claim]]), now)
         writer = self._writer(plan)
         failures = writer.restore(plan)
         if not failures:
@@ -88,6 +88,17 @@ class Execution:
                 if self._journal_file.load() != before:  # it may be what could not be written in the first place
                     failures.append(str(error))
         return failures, writer.skips
+
+    def _of_known(self, plan: Plan, journal: Journal) -> Plan:
+        """Without settings that no run has touched so far: no baseline is recorded for them."""
+
+        def known(address: Address) -> bool:
+            return address in journal.baseline or self._resources.kind(address).records_request
+
+        changes = [change for change in plan.changes if known(change.address)]
+        return plan._replace(
+            changes=changes, holds={name: set(filter(known, held)) for name, held in plan.holds.items()}
+        )
 
     def once(self, journal: Journal, plan: Plan, step: Step) -> Done:
         """Carry out a step that no claim owns. Raises IsolationError, with the host as it was."""

@@ -24,6 +24,7 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
     FakeKernel,
     booted,
 )
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.systemd import Systemd
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.topology import POSSIBLE
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import (
     CGROUP,
@@ -146,6 +147,26 @@ def test_an_interrupt_without_a_cpu_of_its_own_may_use_one_that_is_offline_later
         take_offline(kernel, 2)
         engine(kernel).apply("vm", [step("irq_affinity", cpus="1,4")])
         assert kernel.read("/proc/irq/0/smp_affinity_list") == "0,2-3,5-7"
+
+
+def test_a_rollback_narrows_no_slice_that_came_meanwhile_since_its_list_is_not_recorded() -> None:
+    with booted() as kernel:
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", [step("reserve_cpus", cpus="1", strategy="slices")])
+        kernel.part(Systemd).change(["systemctl", "start", "new.slice"])
+        kernel.refuse = lambda what: os_error(errno.EBUSY) if "policy2" in what else None
+        change = [
+            step("reserve_cpus", cpus="4", strategy="partition"),
+            step("cpu_governor", cpus="5", governor="powersave"),
+        ]
+        with pytest.raises(IsolationError, match="Everything is back as it was"):
+            engine(kernel).apply("vm", change)
+        kernel.refuse = None
+        assert kernel.read(f"{CGROUP}/new.slice/cpuset.cpus") == ""
+        engine(kernel).apply("vm", change)
+        engine(kernel).revert()
+        kernel.part(Systemd).change(["systemctl", "stop", "new.slice"])
+        assert kernel.snapshot() == before
 
 
 def test_a_live_partition_changes_its_type_in_place() -> None:
