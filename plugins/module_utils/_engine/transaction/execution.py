@@ -72,9 +72,10 @@ class Execution:
         """Go back to the former claims. Returns what could not be written, and what was skipped."""
         if claim not in now.claims:  # not even the journal could be written
             return [], Skips()
+        owed = self._resources.cgroups.finish()  # a refusal may have passed
         plan = self._of_known(fold_claims(self._resources, now, before.claims, [now.claims[claim]]), now)
         writer = self._writer(plan)
-        failures = writer.restore(plan)
+        failures = [*owed, *writer.restore(plan)]
         if not failures:
             # Other claims may have been updated meanwhile: what they hold in addition must stay, too.
             claims = {name: before.claims[name] if name == claim else now.claims[name] for name in before.claims}
@@ -110,12 +111,13 @@ class Execution:
             raise _rolled_back(error, lambda: self._undo(journal, plan, writer)) from error
 
     def _undo(self, journal: Journal, plan: Plan, writer: Writer) -> Tuple[List[str], Skips]:
+        owed = self._resources.cgroups.finish()
         # Also affinities that were to be kept: the kernel reset them.
         done = [*plan.changes, *plan.keeps, *(change for changes in writer.swept.values() for change in changes)]
         values = {change.address: change.before for change in done}
         back = fold_prior(self._resources, journal, {**values, **writer.affected})
         undo = self._writer(back)
-        return undo.restore(back), undo.skips
+        return [*owed, *undo.restore(back)], undo.skips
 
     def revert(self, journal: Journal, plan: Plan, remaining: Mapping[str, Claim]) -> Writer:
         """Restore what claims held that leave. Raises IsolationError; the journal then has what is left to restore."""

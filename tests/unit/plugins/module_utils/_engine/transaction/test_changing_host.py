@@ -33,6 +33,7 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
     Baseline,
     Given,
     Killed,
+    Task,
     numbers,
     os_error,
 )
@@ -167,6 +168,26 @@ def test_a_rollback_narrows_no_slice_that_came_meanwhile_since_its_list_is_not_r
         engine(kernel).revert()
         kernel.part(Systemd).change(["systemctl", "stop", "new.slice"])
         assert kernel.snapshot() == before
+
+
+@pytest.mark.parametrize("count", range(1, 5))
+def test_a_controller_that_is_refused_once_while_lists_are_emptied_is_back_after_the_rollback(count: int) -> None:
+    tasks = (Task("/own.slice", "0-7", 0), Task("/init.scope", "0-7", 0))
+    left = [count]
+
+    def refuse(what: str) -> Any:
+        left[0] -= "cgroup.subtree_control" in what
+        return os_error(errno.EBUSY) if left == [0] and "cgroup.subtree_control" in what else None
+
+    with booted(Baseline(delegated=True, tasks=tasks)) as kernel:
+        engine(kernel).apply(
+            "vm", [step("reserve_cpus", cpus="6", strategy="slices", cgroup="/machine.slice/vm.slice")]
+        )
+        before = kernel.snapshot()
+        kernel.refuse = refuse
+        with pytest.raises(IsolationError, match="Everything is back as it was"):
+            engine(kernel).apply("vm", [step("reserve_cpus", cpus="1", strategy="partition")])
+        assert left[0] <= 0 and kernel.snapshot() == before
 
 
 def test_a_live_partition_changes_its_type_in_place() -> None:
