@@ -50,11 +50,12 @@ notes:
   - CPU numbers are written in the list format of the kernel, such as V(0-6,16-22). V(0-31:1/2) is the first CPU of
     every two. V(C0-6,16-22) means the same as V(0-6,16-22). V(N0-1) means the CPUs of NUMA nodes 0 and 1. Plain numbers
     after such a term are NUMA nodes, too, so V(N0,1) means the same as V(N0-1).
-  - Topology terms by number are V(node:1) (NUMA node), V(package:0) (socket) and V(die:1). Topology terms by CPU are
-    V(core:3) (CPU 3 with its SMT siblings) and V(l3:0) (the CPUs that share the L3 cache of CPU 0). They also take
-    ranges, such as V(core:4-7).
+  - Topology terms by number are V(node:1) (NUMA node), V(package:0) (socket) and V(die:1). If several packages have
+    a die of that number, the package is in front, as in V(die:1.0). Topology terms by CPU are V(core:3) (CPU 3 with its
+    SMT siblings) and V(l3:0) (the CPUs that share the L3 cache of CPU 0). They also take ranges, such as V(core:4-7).
   - V(l3:largest) is the L3 domain with the most cache, such as the V-Cache die of an AMD X3D processor.
-    V(type:performance) and V(type:efficiency) are the CPUs of that type in a hybrid Intel processor.
+    V(type:performance) and V(type:efficiency) are the CPUs of that type in a hybrid processor, by what the kernel says
+    of it (the perf units of Intel processors, C(cpu_capacity), or C(acpi_cppc/highest_perf)).
   - V(vm:win11) means the CPUs that the vCPUs of the libvirt domain C(win11) are pinned to. V(vm:win11:emulator) means
     those that its emulator and I/O threads are pinned to. Both are read from the XML of the domain, below
     C(/etc/libvirt/qemu) on the host, or below C(/run/libvirt/qemu) for a running domain that is not persistent.

@@ -15,7 +15,9 @@ description:
   - The filter assigns CPUs core by core, so that the SMT siblings of a core become neighboring vCPUs, and the guest
     sees them as siblings, too. On AMD processors, QEMU shows siblings to the guest only with the CPU feature
     C(topoext), so add C(<feature policy="require" name="topoext"/>) to C(<cpu>).
-  - C(<numatune>) is present if the host has several NUMA nodes. It names those of the vCPUs.
+  - C(<numatune>) is present if the host has several NUMA nodes. It names those of the vCPUs, and instead of a node
+    without memory, the nearest that has some. If that leaves a single node, its mode is C(preferred), otherwise
+    C(strict).
   - See U(https://libvirt.org/formatdomain.html#cpu-tuning).
 author:
   - Contributors to the vfio.isolation project (@vfio-isolation)
@@ -34,8 +36,8 @@ options:
   cpus:
     description:
       - The CPUs that the vCPUs may use, in the CPU language of M(vfio.isolation.reserve_cpus), such as V(node:1),
-        V(l3:8), V(l3:largest) or V(8-15,24-31). Terms with V(vm:) or V(type:) cannot be used, because the topology does
-        not contain them.
+        V(l3:8), V(l3:largest), V(type:performance) or V(8-15,24-31). Terms with V(vm:) cannot be used, because the
+        topology does not contain domains.
       - The CPUs of the emulator threads and I/O threads are left out.
     type: raw
     default: online

@@ -82,8 +82,20 @@ ansible_facts:
               description: The CPUs of each package (socket), by its number.
               type: dict
               sample: {"0": "0-3", "1": "4-7"}
+            node_memory:
+              description: The memory of each NUMA node, in bytes, by its number. V(0) if a node has only CPUs.
+              type: dict
+              sample: {"0": 17179869184, "1": 17179869184}
+            node_distances:
+              description: >-
+                For each NUMA node, by its number, how far it is from each node, as the firmware says. V(10) is the node
+                itself.
+              type: dict
+              sample: {"0": {"0": 10, "1": 21}, "1": {"0": 21, "1": 10}}
             dies:
-              description: The CPUs of each die, by its number.
+              description: >-
+                The CPUs of each die, by its number. If numbers start again in every package, the package is in front,
+                as in V(1.0).
               type: dict
               sample: {"0": "0-7"}
             cores:
@@ -105,6 +117,12 @@ ansible_facts:
               sample:
                 - {"cpus": "0-3", "bytes": 16777216}
                 - {"cpus": "4-7", "bytes": 16777216}
+            types:
+              description: >-
+                The C(performance) and C(efficiency) CPUs of a hybrid processor. Empty if all CPUs are of one type,
+                V(null) if the kernel does not say.
+              type: dict
+              sample: {}
         supported:
           description: What the host supports.
           type: dict

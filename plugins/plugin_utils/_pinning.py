@@ -12,7 +12,7 @@ CPU model and topology.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -26,7 +26,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cpus i
     parse_list,
 )
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.expression import Expression, evaluate
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.topology import Topology
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.topology import Die, Topology
 
 SCHEDULERS = ("batch", "idle", "fifo", "rr")
 
@@ -40,10 +40,18 @@ class FactsTopology(Topology):
             self._possible = parse_list(facts["possible"])
             self._online = parse_list(facts["online"])
             self._isolated = parse_list(facts["isolated_at_boot"])
-            self._nodes, self._packages, self._dies = (
+            self._nodes, self._packages = (
                 {int(number): parse_list(cpus) for number, cpus in facts[name].items()}
-                for name in ("nodes", "packages", "dies")
+                for name in ("nodes", "packages")
             )
+            self._dies = {self._die(name): parse_list(cpus) for name, cpus in facts["dies"].items()}
+            self._memory = {int(number): int(size) for number, size in facts["node_memory"].items()}
+            self._distances = {
+                int(number): {int(other): int(distance) for other, distance in row.items()}
+                for number, row in facts["node_distances"].items()
+            }
+            types = facts["types"]
+            self._types = None if types is None else {name: parse_list(cpus) for name, cpus in types.items()}
             self._cores = sorted(map(parse_list, facts["cores"]), key=min)
             self._l3 = [(parse_list(domain["cpus"]), int(domain["bytes"])) for domain in facts["l3"]]
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
@@ -51,6 +59,12 @@ class FactsTopology(Topology):
                 f"topology: this is not what isolation_facts returns as topology ({type(error).__name__}: {error})"
             )
             raise IsolationError(message) from None
+
+    @staticmethod
+    def _die(name: str) -> Die:
+        """As `die_names` writes it; a number alone says nothing of its package, and nobody asks for that."""
+        package, _dot, number = name.rpartition(".")
+        return int(package or 0), int(number)
 
     def possible(self) -> CpuSet:
         """Every CPU that may ever come online."""
@@ -72,7 +86,18 @@ class FactsTopology(Topology):
         """The CPUs of each socket."""
         return self._packages
 
-    def dies(self) -> dict[int, CpuSet]:
+    def memory_nodes(self, nodes: Iterable[int]) -> frozenset[int]:
+        """For each of these NUMA nodes, the nearest that has memory, which most often is the node itself."""
+        having = [number for number, size in self._memory.items() if size]
+        return frozenset(
+            min(
+                having, key=lambda other: (self._distances.get(node, {}).get(other, 0 if other == node else 255), other)
+            )
+            for node in nodes
+            if having
+        )
+
+    def dies(self) -> dict[Die, CpuSet]:
         """The CPUs of each die."""
         return self._dies
 
@@ -84,9 +109,9 @@ class FactsTopology(Topology):
         """Every L3 domain with its cache in bytes."""
         return self._l3
 
-    def core_type(self, name: str) -> CpuSet:
-        """Not in the facts."""
-        raise ValueError(f"the facts do not say which CPUs are of type {name}; name them")
+    def types(self) -> dict[str, CpuSet] | None:
+        """The CPUs of each type."""
+        return self._types
 
     def vm(self, name: str, _part: str) -> CpuSet:
         """Not in the facts."""
@@ -103,6 +128,7 @@ class Guest:
     iothreads: int
     iothread_cpus: CpuSet
     nodes: CpuSet  # of the vCPUs; none if the host has only one
+    memory_nodes: CpuSet  # those with memory that are nearest to them
 
 
 def place(
@@ -149,6 +175,7 @@ def place(
         iothreads,
         for_io if iothreads else NONE,
         frozenset(nodes) if several else NONE,
+        topology.memory_nodes(nodes) if several else NONE,
     )
 
 
@@ -186,9 +213,12 @@ def elements(
             tune, "iothreadsched", {"iothreads": everyone, **_scheduler(iothread_scheduler, "iothread_scheduler")}
         )
     found.append(tune)
-    if guest.nodes:
+    if guest.memory_nodes:
         memory = ET.Element("numatune")
-        ET.SubElement(memory, "memory", mode="strict", nodeset=format_list(guest.nodes))
+        # Memory of another node is better than no VM. But libvirt prefers only one node.
+        borrowed = guest.memory_nodes != guest.nodes and len(guest.memory_nodes) == 1
+        mode = "preferred" if borrowed else "strict"
+        ET.SubElement(memory, "memory", mode=mode, nodeset=format_list(guest.memory_nodes))
         found.append(memory)
     cpu_model = ET.Element("cpu", mode="host-passthrough")
     cores, threads = number // guest.threads_per_core, guest.threads_per_core

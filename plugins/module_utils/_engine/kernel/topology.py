@@ -11,10 +11,11 @@ Source: Documentation/admin-guide/cputopology.rst, Documentation/ABI/testing/sys
 
 from __future__ import annotations
 
+import re
 from typing import Dict, List, Optional, Tuple
 
-from ..text.cpus import NONE, CpuSet, format_list, parse_list
-from ..text.topology import Topology
+from ..text.cpus import NONE, CpuSet, format_list, is_number, parse_list
+from ..text.topology import EFFICIENCY, PERFORMANCE, Die, Topology, die_names, types_by_performance
 from .host import Host
 
 CPU = "/sys/devices/system/cpu"
@@ -68,6 +69,23 @@ class SysfsTopology(Topology):
             raise ValueError(f"there is no NUMA node {number}; online are {format_list(nodes) or 'none'}")
         return nodes[number]
 
+    def memory(self) -> Dict[int, int]:
+        """The memory of every online NUMA node, in bytes; 0 for a node that has only CPUs."""
+        found = {}
+        for number in self.nodes():
+            total = re.search(r"MemTotal:\s*([0-9]+) kB", self._host.read(f"{NODE}/node{number}/meminfo") or "")
+            found[number] = int(total.group(1)) << 10 if total else 0
+        return found
+
+    def distances(self) -> Dict[int, Dict[str, int]]:
+        """How far every online NUMA node is from each, as the firmware says: 10 is its own, 20 takes twice as long."""
+        nodes = list(self.nodes())
+        found = {}
+        for number in nodes:
+            row = (self._host.read(f"{NODE}/node{number}/distance") or "").split()
+            found[number] = {str(other): int(text) for other, text in zip(nodes, row)}
+        return found
+
     def _grouped(self, name: str) -> Dict[int, CpuSet]:
         groups: Dict[int, CpuSet] = {}
         for cpu in sorted(self.online()):
@@ -80,9 +98,17 @@ class SysfsTopology(Topology):
         """The online CPUs of each socket."""
         return self._grouped("physical_package_id")
 
-    def dies(self) -> Dict[int, CpuSet]:
-        """The online CPUs of each die."""
-        return self._grouped("die_id")
+    def dies(self) -> Dict[Die, CpuSet]:
+        """The online CPUs of each die.
+
+        Before Linux 6.9, numbers start again in every package.
+        """
+        dies: Dict[Die, CpuSet] = {}
+        for package, cpus in self.packages().items():
+            for number, whole in self._grouped("die_id").items():
+                if whole & cpus:
+                    dies[package, number] = whole & cpus
+        return dies
 
     def cores(self) -> List[CpuSet]:
         """The online CPUs with their SMT siblings."""
@@ -104,13 +130,25 @@ class SysfsTopology(Topology):
         found = {domain for domain in map(self._l3, sorted(self.online())) if domain is not None}
         return sorted(found, key=lambda domain: min(domain[0]))
 
-    def core_type(self, name: str) -> CpuSet:
-        """The performance or efficiency CPUs, by the perf units of hybrid Intel processors."""
-        unit = {"performance": "cpu_core", "efficiency": "cpu_atom"}[name]
-        cpus = self._list(f"/sys/devices/{unit}/cpus")
-        if not cpus:
-            raise ValueError("this host's CPUs are all of one type")
-        return cpus
+    def types(self) -> Optional[Dict[str, CpuSet]]:
+        """The types by the perf units of hybrid Intel processors, else by the capacity or the performance of each CPU.
+
+        Source: Documentation/ABI/testing/sysfs-devices-system-cpu (cpu_capacity), Documentation/admin-guide/acpi/
+        cppc_sysfs.rst (highest_perf).
+        """
+        online = self.online()
+        fast, *slow = (self._list(f"/sys/devices/{unit}/cpus") for unit in ("cpu_core", "cpu_atom", "cpu_lowpower"))
+        if fast and any(slow):
+            return {PERFORMANCE: fast & online, EFFICIENCY: NONE.union(*slow) & online}
+        says = False
+        for name in ("cpu_capacity", "acpi_cppc/highest_perf"):
+            read = {cpu: self._of_cpu(cpu, name) or "" for cpu in online}
+            performance = {cpu: int(text) for cpu, text in read.items() if is_number(text)}
+            if performance.keys() == online:
+                types, says = types_by_performance(performance), True
+                if types:
+                    return types
+        return {} if says else None
 
     def vm(self, name: str, part: str) -> CpuSet:
         """The CPUs that the threads of a libvirt domain are pinned to."""
@@ -119,16 +157,20 @@ class SysfsTopology(Topology):
         return Domains(self._host).cpus(name, part)
 
     def facts(self) -> Dict[str, object]:
-        """For `ansible_facts`: CPU lists by name; caches in bytes."""
+        """For `ansible_facts`: CPU lists by name; caches and memory in bytes."""
+        dies, types = self.dies(), self.types()
         return {
             "possible": format_list(self.possible()),
             "online": format_list(self.online()),
             "isolated_at_boot": format_list(self.isolated_at_boot()),
             "nodes": {str(number): format_list(cpus) for number, cpus in self.nodes().items()},
+            "node_memory": {str(number): size for number, size in self.memory().items()},
+            "node_distances": {str(number): distances for number, distances in self.distances().items()},
             "packages": _lists(self.packages()),
-            "dies": _lists(self.dies()),
+            "dies": {name: format_list(cpus) for name, cpus in zip(die_names(dies), dies.values())},
             "cores": [format_list(core) for core in self.cores()],
             "l3": [{"cpus": format_list(cpus), "bytes": size} for cpus, size in self.l3_domains()],
+            "types": None if types is None else {name: format_list(cpus) for name, cpus in types.items()},
         }
 
 

@@ -9,7 +9,7 @@
 ======================  =======================================================================
 `0-6,16-22`, `0-31:1/2`  the kernel's list format
 `C0-6,16-22`, `N0-1`     CPUs, or NUMA nodes; bare numbers behind an `N` term are nodes too
-`node:` `package:` `die:`  by number
+`node:` `package:` `die:`  by number; `die:1.0` is die 0 of package 1, where numbers start again in each
 `core:3`, `l3:0`         CPU 3 with its SMT siblings, the CPUs that share CPU 0's L3 cache
 `l3:largest`             the L3 domain with the most cache
 `type:performance`       or `type:efficiency`, on hybrid CPUs
@@ -104,6 +104,11 @@ def _named(name: str, argument: str, topology: Topology) -> CpuSet:
     if name == "vm":
         vm, _colon, part = argument.rpartition(":")
         return topology.vm(vm, part) if vm and part == "emulator" else topology.vm(argument, "")
+    if name == "die" and "." in argument:
+        package, _dot, number = argument.partition(".")
+        if not is_number(package) or not is_number(number):
+            raise ValueError("expected a die such as die:1, or with its package, die:0.1")
+        return topology.die(int(number), int(package))
     by_number: Dict[str, Callable[[int], CpuSet]] = {
         "node": topology.node,
         "package": topology.package,

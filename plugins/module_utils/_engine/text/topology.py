@@ -8,9 +8,16 @@
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, List, Tuple
+from typing import Dict, Iterable, List, Mapping, Optional, Tuple
 
 from .cpus import CpuSet, format_list
+
+Die = Tuple[int, int]  # its package, and its number there
+PERFORMANCE, EFFICIENCY = "performance", "efficiency"
+
+# CPUs of one type differ, too: the firmware ranks the cores of a chip, and some reach higher frequencies. From one type
+# to the next, the performance is at least so many times higher.
+_STEP_BETWEEN_TYPES = 1.2
 
 
 class Topology:
@@ -36,7 +43,7 @@ class Topology:
         """The online CPUs of each physical package (socket)."""
         raise NotImplementedError
 
-    def dies(self) -> Dict[int, CpuSet]:
+    def dies(self) -> Dict[Die, CpuSet]:
         """The online CPUs of each die."""
         raise NotImplementedError
 
@@ -63,9 +70,20 @@ class Topology:
         """The CPUs of a physical package (socket). Raises ValueError."""
         return _one_of(self.packages(), "package", number)
 
-    def die(self, number: int) -> CpuSet:
-        """The CPUs of a die. Raises ValueError."""
-        return _one_of(self.dies(), "die", number)
+    def die(self, number: int, package: Optional[int] = None) -> CpuSet:
+        """The CPUs of a die; its package has to be named, too, if several have a die of that number.
+
+        Raises ValueError.
+        """
+        dies = self.dies()
+        found = [cpus for die, cpus in dies.items() if die[1] == number and package in (None, die[0])]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(f"die:{name}" for name, (_package, die) in zip(die_names(dies), dies) if die == number)
+            raise ValueError(f"several packages have a die {number}; write one of {names}")
+        name = str(number) if package is None else f"{package}.{number}"
+        raise ValueError(f"there is no die {name}; there are {', '.join(die_names(dies)) or 'none'}")
 
     def core(self, cpu: int) -> CpuSet:
         """A CPU with its SMT siblings. Raises ValueError."""
@@ -88,9 +106,18 @@ class Topology:
             raise ValueError(f"no single L3 domain is the largest: {len(largest)} have {most >> 10} KiB")
         return largest[0]
 
+    def types(self) -> Optional[Dict[str, CpuSet]]:
+        """The online CPUs of each type of a hybrid processor; none if all are of one, None if nothing says so."""
+        raise NotImplementedError
+
     def core_type(self, name: str) -> CpuSet:
         """The performance or efficiency CPUs of a hybrid processor. Raises ValueError."""
-        raise NotImplementedError
+        types = self.types()
+        if types is None:
+            raise ValueError("the kernel of this host does not say which type its CPUs are of; name them by number")
+        if name not in types:
+            raise ValueError("this host's CPUs are all of one type")
+        return types[name]
 
     def vm(self, name: str, part: str) -> CpuSet:
         """The CPUs that the threads of a libvirt domain are pinned to; `part` is empty for its vCPUs, or emulator.
@@ -98,6 +125,24 @@ class Topology:
         Raises ValueError.
         """
         raise NotImplementedError
+
+
+def die_names(dies: Iterable[Die]) -> List[str]:
+    """The names of dies: `1`, or `0.1` with the package in front if numbers start again in every package."""
+    numbers = [number for _package, number in dies]
+    repeat = len(numbers) != len(set(numbers))
+    return [f"{package}.{number}" if repeat else str(number) for package, number in dies]
+
+
+def types_by_performance(performance: Mapping[int, int]) -> Dict[str, CpuSet]:
+    """The types of CPUs by the highest performance of each, in any unit; none if all are of one type."""
+    ranks = sorted(set(performance.values()))
+    steps = [(high / low, high) for low, high in zip(ranks, ranks[1:]) if low > 0]
+    step, bound = max(steps, default=(1.0, 0))
+    if step < _STEP_BETWEEN_TYPES:
+        return {}
+    fast = frozenset(cpu for cpu, rank in performance.items() if rank >= bound)
+    return {PERFORMANCE: fast, EFFICIENCY: frozenset(performance) - fast}
 
 
 def _one_of(groups: Dict[int, CpuSet], word: str, number: int) -> CpuSet:

@@ -22,16 +22,21 @@ RYZEN = {
     "online": "0-31",
     "isolated_at_boot": "",
     "nodes": {"0": "0-31"},
+    "node_memory": {"0": 64 << 30},
+    "node_distances": {"0": {"0": 10}},
     "packages": {"0": "0-31"},
     "dies": {"0": "0-31"},
     "cores": sorted(f"{core},{core + 16}" for core in range(16)),
     "l3": [{"cpus": "0-7,16-23", "bytes": 32 << 20}, {"cpus": "8-15,24-31", "bytes": 32 << 20}],
+    "types": {},
 }
 TWO_NODES = {
     **RYZEN,
     "possible": "0-7",
     "online": "0-7",
     "nodes": {"0": "0-3", "1": "4-7"},
+    "node_memory": {"0": 16 << 30, "1": 16 << 30},
+    "node_distances": {"0": {"0": 10, "1": 21}, "1": {"0": 21, "1": 10}},
     "packages": {"0": "0-3", "1": "4-7"},
     "cores": ["0-1", "2-3", "4-5", "6-7"],
     "l3": [{"cpus": "0-3", "bytes": 16 << 20}, {"cpus": "4-7", "bytes": 96 << 20}],
@@ -77,6 +82,36 @@ def test_memory_is_on_the_nodes_of_the_vcpus() -> None:
     assert made(TWO_NODES, vcpus=6).find("numatune/memory").attrib["nodeset"] == "0-1"
 
 
+def test_instead_of_a_node_without_memory_the_nearest_that_has_some_is_named() -> None:
+    without = {**TWO_NODES, "node_memory": {"0": 16 << 30, "1": 0}}
+    domain = made(without, vcpus=4, cpus="node:1")
+    assert domain.find("numatune/memory").attrib == {"mode": "preferred", "nodeset": "0"}
+    assert made(without, vcpus=4, cpus="node:0").find("numatune/memory").attrib["mode"] == "strict"
+    three = {
+        **TWO_NODES,
+        "nodes": {"0": "0-1", "1": "2-3", "2": "4-7"},
+        "node_memory": {"0": 1 << 30, "1": 0, "2": 1 << 30},
+        "node_distances": {"0": {"0": 10}, "1": {"0": 30, "1": 10, "2": 20}, "2": {"2": 10}},
+    }
+    assert made(three, vcpus=2, cpus="node:1").find("numatune/memory").attrib["nodeset"] == "2"
+    assert made(three, vcpus=4, cpus="0-3").find("numatune/memory").attrib == {"mode": "strict", "nodeset": "0,2"}
+    nowhere = {**TWO_NODES, "node_memory": {"0": 0, "1": 0}}
+    assert made(nowhere, vcpus=2).find("numatune") is None
+
+
+def test_the_cpus_of_one_type_of_a_hybrid_processor() -> None:
+    hybrid = {**TWO_NODES, "types": {"performance": "0-3", "efficiency": "4-7"}}
+    assert list(pins(made(hybrid, vcpus=4, cpus="type:efficiency")).values()) == ["4", "5", "6", "7"]
+
+
+def test_dies_whose_numbers_repeat_are_known_by_their_package() -> None:
+    dies = {"0.0": "0-1", "0.1": "2-3", "1.0": "4-5", "1.1": "6-7"}
+    assert list(pins(made({**TWO_NODES, "dies": dies}, vcpus=2, cpus="die:1.0")).values()) == ["4", "5"]
+    assert list(pins(made({**TWO_NODES, "dies": {"3": "6-7"}}, vcpus=2, cpus="die:3")).values()) == ["6", "7"]
+    with pytest.raises(AnsibleFilterError, match=r"several packages have a die 1; write one of die:0\.1, die:1\.1"):
+        made({**TWO_NODES, "dies": dies}, vcpus=2, cpus="die:1")
+
+
 def test_without_siblings_each_vcpu_has_a_core_of_its_own() -> None:
     domain = made(TWO_NODES, vcpus=2, cpus="l3:largest", siblings=False)
     assert list(pins(domain).values()) == ["4", "6"]
@@ -103,7 +138,7 @@ def test_half_a_core_makes_no_siblings() -> None:
         ({"vcpus": 3, "cpus": "node:1", "siblings": False}, "3 vCPUs need as many cores, but 4-7 has 2"),
         ({"vcpus": 0}, "0 vCPUs"),
         ({"vcpus": 1, "cpus": "node:7"}, "there is no NUMA node 7; there are 0-1"),
-        ({"vcpus": 1, "cpus": "type:performance"}, "the facts do not say which CPUs are of type performance"),
+        ({"vcpus": 1, "cpus": "type:performance"}, "this host's CPUs are all of one type"),
         ({"vcpus": 1, "iothread_cpus": "0"}, "there are no I/O threads"),
         ({"vcpus": 1, "iothread_scheduler": {"scheduler": "rr", "priority": 1}}, "there are no I/O threads"),
         ({"vcpus": 1, "vcpu_scheduler": {"scheduler": "rr"}}, "rr needs a priority of 1 to 99"),
@@ -121,7 +156,8 @@ def test_what_cannot_be_is_said(options: dict[str, Any], words: str) -> None:
 
 
 def test_something_else_than_a_topology_is_said() -> None:
-    for wrong in ({}, {**RYZEN, "cores": 3}, {**RYZEN, "nodes": {"x": "0"}}, "0-7"):
+    wrongs = ({"cores": 3}, {"nodes": {"x": "0"}}, {"types": 3}, {"node_memory": []}, {"node_distances": {"0": 10}})
+    for wrong in ({}, *({**RYZEN, **wrong} for wrong in wrongs), "0-7"):
         with pytest.raises(AnsibleFilterError, match="not what isolation_facts returns"):
             made(wrong, vcpus=16)
 

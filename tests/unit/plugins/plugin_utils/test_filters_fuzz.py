@@ -27,10 +27,13 @@ FACTS = {
     "online": "0-7",
     "isolated_at_boot": "",
     "nodes": {"0": "0-3", "1": "4-7"},
+    "node_memory": {"0": 1 << 30, "1": 0},
+    "node_distances": {"0": {"0": 10, "1": 21}, "1": {"0": 21, "1": 10}},
     "packages": {"0": "0-7"},
     "dies": {"0": "0-7"},
     "cores": ["0-1", "2-3", "4-5", "6-7"],
     "l3": [{"cpus": "0-3", "bytes": 1 << 20}, {"cpus": "4-7", "bytes": 1 << 21}],
+    "types": {"performance": "0-3", "efficiency": "4-7"},
 }
 OPTIONS: Dict[str, Any] = {
     "vcpus": 4,

@@ -59,12 +59,12 @@ def test_what_is_not_there_is_an_error_that_says_what_is(tmp_path: Path) -> None
     for call, words in [
         (lambda: topology.node(1), "there is no NUMA node 1; online are 0,2"),
         (lambda: topology.package(1), "there is no package 1; there are 0"),
-        (lambda: topology.die(2), "there is no die 2; there are 0-1"),
+        (lambda: topology.die(2), "there is no die 2; there are 0, 1"),
         (lambda: topology.core(7), "CPU 7 is not online; online are 0-6"),
         (lambda: topology.l3(9), "no L3 cache is known for CPU 9"),
         (topology.largest_l3, "no single L3 domain is the largest: 2 have 1024 KiB"),
         (topology.isolated, "no CPU was isolated at boot"),
-        (lambda: topology.core_type("performance"), "all of one type"),
+        (lambda: topology.core_type("performance"), "the kernel of this host does not say which type its CPUs are of"),
     ]:
         with pytest.raises(ValueError, match=re.escape(words)):
             call()
@@ -73,6 +73,48 @@ def test_what_is_not_there_is_an_error_that_says_what_is(tmp_path: Path) -> None
 def test_a_host_without_l3_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no L3 cache is known"):
         SysfsTopology(FakeHost(str(tmp_path), tree({}))).largest_l3()
+
+
+@pytest.mark.parametrize("name", ["cpu_capacity", "acpi_cppc/highest_perf"])
+def test_without_perf_units_the_type_of_a_cpu_is_known_by_its_performance(tmp_path: Path, name: str) -> None:
+    ranks = {cpu: 1024 if cpu < 3 else 500 for cpu in range(7)}
+    files = {**tree({}), **{f"{CPU}/cpu{cpu}/{name}": f"{rank}\n" for cpu, rank in ranks.items()}}
+    topology = SysfsTopology(FakeHost(str(tmp_path), files))
+    assert format_list(topology.core_type("performance")) == "0-2"
+    assert topology.facts()["types"] == {"performance": "0-2", "efficiency": "3-6"}
+
+
+def test_cpus_of_one_type_are_told_from_a_kernel_that_does_not_say(tmp_path: Path) -> None:
+    same = {f"{CPU}/cpu{cpu}/cpu_capacity": "1024\n" for cpu in range(7)}
+    topology = SysfsTopology(FakeHost(str(tmp_path / "same"), {**tree({}), **same}))
+    assert topology.facts()["types"] == {}
+    with pytest.raises(ValueError, match="all of one type"):
+        topology.core_type("efficiency")
+    del same[f"{CPU}/cpu3/cpu_capacity"]
+    silent = SysfsTopology(FakeHost(str(tmp_path / "silent"), {**tree({}), **same}))
+    assert silent.facts()["types"] is None
+
+
+def test_dies_are_those_of_their_package_where_numbers_start_again(tmp_path: Path) -> None:
+    packages = {f"{CPU}/cpu{cpu}/topology/physical_package_id": str(cpu % 2) for cpu in range(7)}
+    topology = SysfsTopology(FakeHost(str(tmp_path), {**tree({}), **packages}))
+    assert topology.facts()["dies"] == {"0.0": "0,4", "0.1": "2,6", "1.0": "1,5", "1.1": "3"}
+    assert format_list(topology.die(0, 1)) == "1,5"
+    with pytest.raises(ValueError, match=r"several packages have a die 0; write one of die:0\.0, die:1\.0"):
+        topology.die(0)
+    with pytest.raises(ValueError, match=r"there is no die 2\.0; there are 0\.0, 0\.1, 1\.0, 1\.1"):
+        topology.die(0, 2)
+
+
+def test_the_facts_carry_the_memory_and_the_distances_of_nodes(tmp_path: Path) -> None:
+    files = {
+        f"{NODE}/node0/meminfo": "Node 0 MemTotal:       16384 kB\nNode 0 MemFree:  1 kB\n",
+        f"{NODE}/node0/distance": "10 21\n",
+        f"{NODE}/node2/distance": "21 10\n",
+    }
+    facts = SysfsTopology(FakeHost(str(tmp_path), {**tree({}), **files})).facts()
+    assert facts["node_memory"] == {"0": 16 << 20, "2": 0}
+    assert facts["node_distances"] == {"0": {"0": 10, "2": 21}, "2": {"0": 21, "2": 10}}
 
 
 def test_hybrid_cpus_are_known_by_their_perf_units(tmp_path: Path) -> None:

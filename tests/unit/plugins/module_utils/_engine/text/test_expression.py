@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Dict
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
@@ -17,7 +17,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cpus i
     parse_list,
 )
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.expression import evaluate
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.topology import Topology
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.topology import Die, Topology
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,8 +45,8 @@ class Small(Topology):
     def package(self, number: int) -> CpuSet:
         return self._pick({0: "0-5", 1: "6-11"}, number, "package")
 
-    def die(self, number: int) -> CpuSet:
-        return self._pick({7: "1-2"}, number, "die")
+    def dies(self) -> Dict[Die, CpuSet]:
+        return {(0, 7): parse_list("1-2"), (1, 7): parse_list("3-4"), (1, 8): parse_list("5")}
 
     def core(self, cpu: int) -> CpuSet:
         return frozenset({cpu % 6, cpu % 6 + 6})
@@ -91,7 +91,9 @@ def sentence(expression: Any) -> str:
         ("node:1", "3-5,9-11"),
         ("node:0-1", "0-11"),
         ("package:0", "0-5"),
-        ("die:7", "1-2"),
+        ("die:8", "5"),
+        ("die:0.7", "1-2"),
+        ("die:1.7,^4", "3"),
         ("core:3", "3,9"),
         ("core:0-1", "0-1,6-7"),
         ("l3:0", "0-3"),

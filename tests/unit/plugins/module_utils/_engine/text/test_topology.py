@@ -7,11 +7,16 @@
 from __future__ import annotations
 
 import re
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cpus import NONE, CpuSet, parse_list
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.topology import Topology
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.topology import (
+    Die,
+    Topology,
+    die_names,
+    types_by_performance,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,8 +40,8 @@ class Written(Topology):
     def packages(self) -> Dict[int, CpuSet]:
         return {0: parse_list("0-7")}
 
-    def dies(self) -> Dict[int, CpuSet]:
-        return {0: parse_list("0-1,4-5"), 1: parse_list("2-3,6-7")}
+    def dies(self) -> Dict[Die, CpuSet]:
+        return {(0, 0): parse_list("0-1,4-5"), (0, 1): parse_list("2-3,6-7")}
 
     def cores(self) -> List[CpuSet]:
         return [frozenset({core, core + 4}) for core in range(4)]
@@ -63,10 +68,36 @@ def test_the_largest_l3_is_one_alone() -> None:
     assert Written(sizes=(2, 1)).largest_l3() == {0, 1, 4, 5}
 
 
+def test_dies_are_named_with_their_package_if_numbers_start_again() -> None:
+    assert die_names([(0, 0), (0, 1), (1, 2)]) == ["0", "1", "2"]
+    assert die_names([(0, 0), (0, 1), (1, 0)]) == ["0.0", "0.1", "1.0"]
+    assert die_names([]) == []
+
+
+@pytest.mark.parametrize(
+    ("ranks", "fast"),
+    [
+        ([1024, 1024, 446, 446], "0-1"),  # ARM: cpu_capacity
+        ([718, 997, 1024, 718], "1-2"),  # two clusters of fast cores
+        ([196, 208, 135, 132], "0-1"),  # Zen 5 and Zen 5c
+        ([231, 226, 221, 216, 211, 206, 201, 196, 191, 186, 181, 176, 171, 166], None),  # ranked cores of one type
+        ([47, 43, 46, 41, 42, 44, 38, 33, 40, 37, 35], None),
+        ([255, 255], None),
+        ([0, 0], None),
+        ([0, 100], None),  # what is not known says nothing
+        ([1024, 640, 320], "0-1"),  # of three types, the slowest is far from the others
+    ],
+)
+def test_types_are_told_from_the_ranks_of_cores_of_one_type(ranks: List[int], fast: Optional[str]) -> None:
+    types = types_by_performance(dict(enumerate(ranks)))
+    slow = frozenset(range(len(ranks))) - parse_list(fast or "")
+    assert types == ({} if fast is None else {"performance": parse_list(fast), "efficiency": slow})
+
+
 CALLS: List[Tuple[Callable[[], CpuSet], str]] = [
     (lambda: Written().node(1), "there is no NUMA node 1; there are 0,2"),
     (lambda: Written().package(1), "there is no package 1; there are 0"),
-    (lambda: Written().die(2), "there is no die 2; there are 0-1"),
+    (lambda: Written().die(2), "there is no die 2; there are 0, 1"),
     (lambda: Written().core(8), "CPU 8 is not online; online are 0-7"),
     (lambda: Written().l3(8), "no L3 cache is known for CPU 8; online are 0-7"),
     (lambda: Written(sizes=()).l3(0), "no L3 cache is known for CPU 0"),
