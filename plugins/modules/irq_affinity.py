@@ -57,7 +57,7 @@ options:
     elements: str
   pci:
     description:
-      - The interrupts of PCI devices by address, such as V("0000:01:00.0"), in lower case and with the domain.
+      - The interrupts of PCI devices by address, such as V("0000:01:00.0"), with the domain.
       - Quote the address, because YAML reads some addresses as a number.
     type: list
     elements: str

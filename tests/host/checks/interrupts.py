@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import subprocess
 import time
 
 from .ground import HOST, VM, at_end, cpus, engine, isolate, managed, read, revert, sh, snapshot, step, unchanged, write
@@ -62,6 +63,25 @@ def check_irqbalance_keeps_off() -> None:
         assert not cpus(read(path)) & VM, f"{path}: {read(path)}"
     revert()
     _wait_for_ban(before)
+
+
+def check_irqbalance_without_a_socket() -> None:
+    """An irqbalance that has no directory for its socket is known by its process, and the run says so."""
+    masks = {path: read(path) for path in glob.glob("/proc/irq/*/smp_affinity_list") if not managed(path)}
+    at_end(lambda: [write(path, mask) for path, mask in masks.items()])
+    assert not os.path.exists("/run/irqbalance")
+    child = subprocess.Popen(["/usr/sbin/irqbalance", "--foreground"], stdout=subprocess.DEVNULL)
+    at_end(lambda: child.kill() or child.wait())
+    deadline = time.monotonic() + 60
+    while read(f"/proc/{child.pid}/comm") != "irqbalance" or "@@@@" not in read("/proc/net/unix"):
+        assert time.monotonic() < deadline, read("/proc/net/unix")
+        time.sleep(0.2)
+    outcome = isolate()
+    expected = f"irqbalance (process {child.pid}) has no socket in /run/irqbalance: it may move interrupts back"
+    assert outcome.skipped.get("irqbalance.banned") == expected, outcome.skipped
+    child.kill()
+    child.wait()
+    assert not [address for address in isolate().skipped if address.startswith("irqbalance")]
 
 
 def _banned() -> set:

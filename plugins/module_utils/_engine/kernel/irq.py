@@ -26,6 +26,8 @@ IRQ = "/proc/irq"
 AFFINITY = "irq.affinity"
 DEFAULT = "irq.default"
 NEW_INTERRUPTS = Address(DEFAULT, "")
+# What controllers return that cannot set an affinity; the last is the kernel's own ENOTSUPP, which has no name here.
+_NO_AFFINITY = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, 524)
 
 
 class Irqs(CpuList):
@@ -51,7 +53,7 @@ class Irqs(CpuList):
 
     def of_pci(self, address: str) -> Optional[List[int]]:
         """The interrupts of a PCI device such as `0000:01:00.0`; None if there is no such device."""
-        device = f"/sys/bus/pci/devices/{address}"
+        device = f"/sys/bus/pci/devices/{address.lower()}"  # as the kernel writes it
         if not self._host.exists(device):
             return None
         vectors = [int(name) for name in self._host.list(f"{device}/msi_irqs") if is_number(name)]
@@ -73,7 +75,7 @@ class Irqs(CpuList):
             super().write(name, value)
         except Refused as refused:
             # EIO and EPERM: managed. ENOENT: freed meanwhile. Others, such as ENOSPC (no free vector), may pass.
-            if refused.code in (errno.EIO, errno.EPERM):
+            if refused.code in (errno.EIO, errno.EPERM) or self._is_refused_always(name, refused.code):
                 raise Skipped(str(refused), permanent=True) from refused
             if refused.code == errno.ENOENT:
                 raise Skipped(str(refused)) from refused
@@ -82,6 +84,14 @@ class Irqs(CpuList):
                 super().write(name, format_list(SysfsTopology(self._host).online()))
                 raise Skipped(reason) from None
             raise
+
+    def _is_refused_always(self, name: str, code: int) -> bool:
+        """Whether the controller refuses any affinity: that of a chained or per-CPU interrupt, of many on ARM.
+
+        It then refuses the affinity that the interrupt has already, with the same error.
+        """
+        now = self.read(name)
+        return code in _NO_AFFINITY and bool(now) and self._host.probe_errno(self.where(name), f"{now}\n") == code
 
     def why_not(self, name: str, new: str, to_come: Callable[[Address], str]) -> Optional[str]:
         """The kernel refuses CPUs that are all offline."""

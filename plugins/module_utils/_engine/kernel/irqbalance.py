@@ -17,7 +17,7 @@ from typing import Optional
 
 from ..errors import IsolationError, Refused
 from ..paths import IRQBALANCE_SENT
-from ..text.cpus import format_list, parse_list, parse_mask
+from ..text.cpus import format_list, is_number, parse_list, parse_mask
 from .host import Host
 from .kind import Kind
 from .task import TaskId, identify
@@ -50,6 +50,14 @@ class Irqbalance(Kind):
             if process is not None:
                 return str(process)
         return None
+
+    def nameless(self) -> Optional[int]:
+        """The number of an irqbalance process that nobody can ask, if `running` knows of none.
+
+        Without /run/irqbalance, it binds a name that is all NUL bytes; in a container, /run may be its own.
+        """
+        numbers = sorted(int(name) for name in self._host.list("/proc") if is_number(name))
+        return next((n for n in numbers if (self._host.read(f"/proc/{n}/comm") or "").strip() == "irqbalance"), None)
 
     def read(self, name: str) -> Optional[str]:
         """The banned CPUs; None if that process has ended, NO_ANSWER if it does not answer."""

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, List, Mapping, Optional, Set, Tuple
 
 from ..errors import IsolationError, quoted
 from ..kernel.irq import AFFINITY, IRQ, NEW_INTERRUPTS
-from ..kernel.irqbalance import BANNED, NO_ANSWER
+from ..kernel.irqbalance import BANNED, NO_ANSWER, SOCKETS
 from ..model import Address
 from ..planning.step_type import ArgumentSpec, StepType
 from ..planning.view import View
@@ -97,7 +97,8 @@ def _matching(arguments: Mapping[str, Any], view: View) -> Set[int]:
             raise IsolationError(f"names: no interrupt's handler is named {quoted(pattern)}; see /proc/interrupts")
         numbers |= found
     for address in arguments["pci"] or []:
-        if not re.match(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\Z", address):
+        # A domain has more than four digits below a controller such as Intel VMD.
+        if not re.match(r"[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7]\Z", address):
             raise IsolationError(f"pci: {quoted(address)} is not a PCI address such as 0000:01:00.0")
         of_device = irqs.of_pci(address)
         if of_device is None:
@@ -145,6 +146,10 @@ def _changed(view: View, address: Address, operation: str, cpus: CpuSet) -> str:
 def _ban(view: View, operation: str, cpus: CpuSet) -> None:
     process = view.resources.irqbalance.running()
     if process is None:
+        number = view.resources.irqbalance.nameless()
+        if number is not None:
+            reason = f"irqbalance (process {number}) has no socket in {SOCKETS}: it may move interrupts back"
+            view.skips.add(Address(BANNED), reason)
         return
     address = Address(BANNED, process)
     if view.actual(address) in (None, NO_ANSWER):

@@ -38,6 +38,7 @@ class Irqs(Part):
         self.exist = True
         self.affinities = {number: numbers(cpus) for number, cpus in enumerate(baseline.irqs)}
         self.managed = baseline.managed
+        self.fixed: Dict[int, int] = {}  # those that refuse any affinity, with the errno
         self.default = numbers(baseline.default_irq)
         self.refuses_by_mode = baseline.refuses_by_mode
 
@@ -66,6 +67,8 @@ class Irqs(Part):
             return False
         elif number in self.managed:
             raise os_error(errno.EIO)
+        elif number in self.fixed:
+            raise os_error(self.fixed[number])
         elif not numbers(value) & self._topology.online:
             raise os_error(errno.EINVAL)
         else:
@@ -81,11 +84,12 @@ class Irqs(Part):
     def writable(self, path: str) -> bool:
         return not (self.refuses_by_mode and self._number(path) in self.managed)
 
-    def probe_errno(self, path: str) -> int:
+    def probe_errno(self, path: str, text: str) -> int:
         number = self._number(path)
         if number is None:
             return 0
-        return errno.EIO if number in self.managed else errno.EINVAL
+        refused = errno.EIO if number in self.managed else errno.EINVAL if text == "?\n" else 0
+        return self.fixed.get(number, refused)
 
     def snapshot(self) -> Dict[str, Any]:
         affinities = {f"{IRQ}/{number}": text_of(cpus) for number, cpus in self.affinities.items()}

@@ -61,7 +61,7 @@ class Part:
         """Whether the mode of a file lets root write; so it is unless its part says otherwise."""
         return True
 
-    def probe_errno(self, path: str) -> int:
+    def probe_errno(self, path: str, text: str) -> int:
         """The errno for a text that cannot change anything; 0 where it is not this part's file."""
         return 0
 

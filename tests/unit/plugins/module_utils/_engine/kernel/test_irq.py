@@ -42,6 +42,12 @@ def test_the_interrupts_of_a_pci_device_are_its_vectors_or_its_line(tmp_path: Pa
     assert irqs.of_pci("0000:04:00.0") is None
 
 
+def test_a_pci_address_is_as_the_kernel_writes_it_or_in_capitals(tmp_path: Path) -> None:
+    vmd = {"/sys/bus/pci/devices/10000:e1:00.0/irq": "24\n"}
+    irqs = Irqs(FakeHost(str(tmp_path), {**FILES, **vmd}))
+    assert irqs.of_pci("10000:E1:00.0") == irqs.of_pci("10000:e1:00.0") == [24]
+
+
 def test_the_default_is_a_mask_in_the_file_and_a_list_here(tmp_path: Path) -> None:
     host = FakeHost(str(tmp_path), FILES)
     default = DefaultAffinity(host)

@@ -90,6 +90,14 @@ def test_without_irqbalance_there_is_nothing_to_ban(tmp_path: Path) -> None:
     assert Irqbalance(FakeHost(str(tmp_path), {})).running() is None
 
 
+def test_one_without_a_socket_that_has_a_name_is_known_by_its_process(tmp_path: Path) -> None:
+    others = {"/proc/4/comm": "bash\n", "/proc/self/comm": "irqbalance\n", "/proc/50/comm": "irqbalance2\n"}
+    assert Irqbalance(FakeHost(str(tmp_path / "without"), others)).nameless() is None
+    unix = "Num RefCount Protocol Flags Type St Inode Path\n0: 00000002 00000000 00010000 0001 01 1 " + "@" * 108 + "\n"
+    host = FakeHost(str(tmp_path / "with"), {**others, "/proc/60/comm": "irqbalance\n", "/proc/net/unix": unix})
+    assert Irqbalance(host).running() is None and Irqbalance(host).nameless() == 60
+
+
 def test_one_that_does_not_answer_says_nothing_of_its_ban(tmp_path: Path) -> None:
     stat = "5 (irqbalance) " + " ".join(["S"] + ["0"] * 18 + ["777"] + ["0"] * 30)
     host = FakeHost(str(tmp_path), {"/proc/5/stat": stat, "/run/irqbalance/irqbalance5.sock": ""})

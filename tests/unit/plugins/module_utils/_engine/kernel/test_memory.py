@@ -11,7 +11,12 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.memory import DROP, NODE, Memory
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.memory import (
+    COMPACT_ALL,
+    DROP,
+    NODE,
+    Memory,
+)
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
 
 
@@ -30,6 +35,15 @@ def test_dropping_and_compacting_write_one_file(tmp_path: Path) -> None:
         IsolationError, match="node0/compact is missing: this kernel was built without CONFIG_COMPACTION"
     ):
         memory.compact(0)
+
+
+def test_a_kernel_without_numa_compacts_all_its_memory(tmp_path: Path) -> None:
+    host = FakeHost(str(tmp_path), {COMPACT_ALL: ""})
+    assert Memory(host).nodes() == {0}
+    Memory(host).compact(0)
+    assert host.log == [f"{COMPACT_ALL} = 1"]
+    with pytest.raises(IsolationError, match="compact_memory is missing: this kernel was built without"):
+        Memory(FakeHost(str(tmp_path / "without"), {})).compact(0)
 
 
 @pytest.mark.skipif(os.sysconf("SC_PAGE_SIZE") != 4096, reason="the numbers are those of 4 KiB pages")

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -18,7 +19,10 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
     FakeKernel,
     booted,
 )
-from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import numbers
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import (
+    numbers,
+    os_error,
+)
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.steps.single_step import (
     planned,
     refused,
@@ -89,6 +93,38 @@ def test_a_silence_of_irqbalance_is_told_each_time_and_ends_with_its_first_answe
         assert irqbalance.banned == numbers("4-7")
         engine(kernel).revert()
         assert irqbalance.banned == numbers("")
+
+
+def test_an_irqbalance_that_cannot_be_asked_is_said_with_its_process_number() -> None:
+    with booted() as kernel:
+        kernel.files["/proc/700/comm"] = "irqbalance\n"
+        for outcome in (engine(kernel).apply("vm", [MASK]), engine(kernel).inspect()[1]):
+            reason = outcome.skipped["irqbalance.banned"]
+            assert reason == "irqbalance (process 700) has no socket in /run/irqbalance: it may move interrupts back"
+        assert not engine(kernel).apply("vm", [MASK]).changed
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, 524])
+def test_an_interrupt_that_refuses_any_affinity_is_left_alone_and_no_change_in_the_second_run(code: int) -> None:
+    with booted() as kernel:
+        before = kernel.snapshot()
+        kernel.part(Irqs).fixed = {1: code}
+        first = engine(kernel).apply("vm", [MASK])
+        assert first.changed and "smp_affinity_list refused '0-3'" in first.skipped["irq.affinity:1"]
+        again = engine(kernel).apply("vm", [MASK])
+        assert not again.changed and "irq.affinity:1" in again.skipped
+        assert engine(kernel).inspect()[1].changes == []
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
+def test_an_interrupt_that_refuses_one_affinity_is_tried_again() -> None:
+    with booted() as kernel:
+        kernel.refuse = lambda what: os_error(errno.EINVAL) if "/proc/irq/1/" in what else None
+        engine(kernel).apply("vm", [MASK])
+        kernel.refuse = None
+        assert [change.address for change in engine(kernel).inspect()[1].changes] == ["irq.affinity:1"]
+        assert engine(kernel).apply("vm", [MASK]).changed
 
 
 def test_a_ban_that_irqbalance_does_not_take_is_told_and_tried_again() -> None:
