@@ -130,7 +130,9 @@ class CpusetList(ListKind):
         parent = parent_of(name)
 
         def stays_partition(path: str) -> bool:
-            return self._cgroups.is_partition(path) and to_come(Address(PARTITION, path)) != "member"
+            now, then = self._cgroups.read(path, PARTITION_FILE), to_come(Address(PARTITION, path))
+            # One that is invalid is dissolved before it is formed anew, see `Partition.writes`.
+            return now not in ("", "member") and then != "member" and ("invalid" not in now or then == now)
 
         if new or not self._cgroups.populated(name) or to_come(Address(CONTROLLER, parent)) != "enabled":
             return None

@@ -24,10 +24,12 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
     FakeKernel,
     booted,
 )
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.systemd import Systemd
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import (
     CGROUP,
     Baseline,
     Given,
+    Task,
     numbers,
     os_error,
     text_of,
@@ -113,6 +115,17 @@ def test_steps_of_one_claim_that_take_cpus_out_of_its_own_partition_are_refused_
         assert kernel.snapshot() == before and kernel.log == []
         engine(kernel).apply("vm", [overlap, *reserve("4-5")])  # a later step takes from an earlier one
         assert partition(kernel) == "isolated" and kernel.effective("/own.slice") == {3}
+
+
+def test_check_mode_knows_that_an_invalid_partition_is_dissolved_before_lists_beside_it_are_emptied() -> None:
+    with booted(Baseline(tasks=(Task("/init.scope", "0-7", 0), Task("/own.slice", "0-7", 0)))) as kernel:
+        both = [*reserve("7"), step("reserve_cpus", cpus="4", strategy="slices")]
+        engine(kernel).apply("vm", both)
+        kernel.part(Systemd).change(["systemctl", "set-property", "--runtime", "user.slice", "AllowedCPUs=4-7"])
+        assert "invalid" in (partition(kernel) or "")
+        told = engine(kernel).apply("vm", reserve("2"), check=True)
+        assert set(told.changes) == set(engine(kernel).apply("vm", reserve("2")).changes)
+        assert partition(kernel) == "isolated"
 
 
 @pytest.mark.parametrize("call", [lambda host, one: host.apply("other", [one]), lambda host, one: host.once(one)])
