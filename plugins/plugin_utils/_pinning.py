@@ -44,7 +44,7 @@ class FactsTopology(Topology):
                 {int(number): parse_list(cpus) for number, cpus in facts[name].items()}
                 for name in ("nodes", "packages")
             )
-            self._dies = {self._die(name): parse_list(cpus) for name, cpus in facts["dies"].items()}
+            self._dies = {self._die(name, cpus): cpus for name, cpus in _sets(facts["dies"])}
             self._memory = {int(number): int(size) for number, size in facts["node_memory"].items()}
             self._distances = {
                 int(number): {int(other): int(distance) for other, distance in row.items()}
@@ -60,11 +60,11 @@ class FactsTopology(Topology):
             )
             raise IsolationError(message) from None
 
-    @staticmethod
-    def _die(name: str) -> Die:
-        """As `die_names` writes it; a number alone says nothing of its package, and nobody asks for that."""
+    def _die(self, name: str, cpus: CpuSet) -> Die:
+        """By its name as `die_names` writes it: if numbers do not repeat, without the package."""
         package, _dot, number = name.rpartition(".")
-        return int(package or 0), int(number)
+        around = next((n for n, whole in self._packages.items() if cpus <= whole), 0)
+        return (int(package) if package else around), int(number)
 
     def possible(self) -> CpuSet:
         """Every CPU that may ever come online."""
@@ -116,6 +116,10 @@ class FactsTopology(Topology):
     def vm(self, name: str, _part: str) -> CpuSet:
         """Not in the facts."""
         raise ValueError(f"the facts do not say where the domain {name!r} is pinned; name CPUs")
+
+
+def _sets(lists: Mapping[str, str]) -> list[tuple[str, CpuSet]]:
+    return [(name, parse_list(cpus)) for name, cpus in lists.items()]
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,11 @@ from .ground import (
     engine,
     isolate,
     job,
+    put_online,
     read,
     sh,
     snapshot,
+    take_offline,
     unchanged,
     write,
 )
@@ -70,6 +72,31 @@ def check_prepare_and_release() -> None:
     done = call("one", "release", "end", xml("one", "4,5,6,7"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done
     unchanged(before)
+    assert not os.path.exists(JOURNAL)
+
+
+def check_pins_to_offline_cpus() -> None:
+    """Of a domain's CPUs those that are online count, and the log says so; one without any does not start."""
+    install("one")
+    since = time.time()
+    take_offline(6)
+    take_offline(7)
+    done = call("one", "prepare", "begin", xml("one", "4,5,6,7"))
+    assert done.returncode == 0, done
+    assert read(f"{CGROUP}/machine.slice/cpuset.cpus.effective") == "4-5"
+    assert "its vCPUs are pinned to CPUs 6-7, too, which are offline and not reserved" in logged(since)
+    call("one", "release", "end", xml("one", "4,5,6,7"))
+    assert engine().inspect()[0].claims == {}
+    done = call("one", "prepare", "begin", xml("one", "6,7"))
+    assert (
+        done.returncode == 1
+        and "none of these is online; online are 0-5. Put one of them online, or change <cputune><vcpupin"
+        in done.stderr
+    )
+    assert engine().inspect()[0].claims == {}
+    put_online(6)
+    put_online(7)
+    engine().revert()  # what is owed to threads that had requested these
     assert not os.path.exists(JOURNAL)
 
 

@@ -101,7 +101,7 @@ class SysfsTopology(Topology):
     def dies(self) -> Dict[Die, CpuSet]:
         """The online CPUs of each die.
 
-        Before Linux 6.9, numbers start again in every package.
+        Numbers may start again in every package: on Intel before Linux 6.9, say.
         """
         dies: Dict[Die, CpuSet] = {}
         for package, cpus in self.packages().items():
@@ -154,7 +154,14 @@ class SysfsTopology(Topology):
         """The CPUs that the threads of a libvirt domain are pinned to."""
         from .libvirt import Domains  # imports an XML parser, which few runs need
 
-        return Domains(self._host).cpus(name, part)
+        cpus = Domains(self._host).cpus(name, part)
+        offline = cpus & (self.possible() - self.online())
+        if offline and offline == cpus:
+            raise ValueError(
+                f"the domain {name!r} is pinned to CPUs {format_list(cpus)} there, and none of these is online;"
+                f" online are {format_list(self.online())}"
+            )
+        return cpus - offline  # the kernel does without these, too
 
     def facts(self) -> Dict[str, object]:
         """For `ansible_facts`: CPU lists by name; caches and memory in bytes."""

@@ -8,14 +8,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from ..errors import IsolationError
 from ..model import Claim, Step
 from ..strategy import choose
 from ..text.cgroup_path import is_within, normalized
 from ..text.cpus import NONE, CpuSet, format_list, parse_list
-from ..text.domain_xml import PIN_VCPUS, Domain
+from ..text.domain_xml import PIN_EMULATOR, PIN_VCPUS, Domain
 from ..text.expression import Expression, evaluate, is_given
 from ..text.topology import Topology
 from .role_steps import items
@@ -43,6 +43,7 @@ class Decision(NamedTuple):
 
 def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, creators: Sequence[str]) -> Decision:
     """What the start of a domain requires. Only claims of these creators are changed. Raises IsolationError."""
+    domain, notes = _on_online_cpus(domain, around)
     vcpus = _given(variables["isolate_vm_cpus"], around, "isolate_vm_cpus") or domain.vcpus
     if not vcpus:
         raise IsolationError(
@@ -57,7 +58,6 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
     # Many domains have their emulator on the host's CPUs. Then both share these CPUs, which a partition cannot do.
     shares = not wanted and not around.topology.online() - vcpus - emulator - _taken(around) and not lasting
     reasons = _reasons(domain, around, emulator, shares)
-    notes: List[str] = []
     changed: Dict[str, List[Step]] = {}
     if reasons and strategy == "partition":
         if asked == "auto" and not lasting:
@@ -92,6 +92,31 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
         "isolate_cgroup": cgroup,
     }
     return Decision(items(complete), changed, notes)
+
+
+def _on_online_cpus(domain: Domain, around: HostContext) -> Tuple[Domain, List[str]]:
+    """The domain without the offline CPUs of its pins, and a note for these: the kernel does without them, too.
+
+    Raises IsolationError if nothing is left of a pin.
+    """
+    online, possible, notes = around.topology.online(), around.topology.possible(), []
+    for part, cpus, pin in (
+        ("vCPUs", domain.vcpus, PIN_VCPUS),
+        ("emulator and I/O threads", domain.emulator, PIN_EMULATOR),
+    ):
+        offline = (cpus & possible) - online
+        if offline and offline == cpus:
+            raise IsolationError(
+                f"the domain {domain.name!r} has its {part} pinned to CPUs {format_list(cpus)}, and none of these is"
+                f" online; online are {format_list(online)}. Put one of them online, or change {pin}"
+                f" (virsh edit {domain.name})"
+            )
+        if offline:
+            notes.append(
+                f"its {part} are pinned to CPUs {format_list(offline)}, too, which are offline and not reserved"
+            )
+    gone = possible - online
+    return domain._replace(vcpus=domain.vcpus - gone, emulator=domain.emulator - gone), notes
 
 
 def _reasons(domain: Domain, around: HostContext, emulator: CpuSet, shares: bool) -> List[str]:

@@ -46,6 +46,18 @@ def test_a_domain_is_named(tmp_path: Path, expression: str, expected: str) -> No
     assert cpus(tmp_path, expression) == expected
 
 
+def test_of_a_domain_s_cpus_those_that_are_online_count(tmp_path: Path) -> None:
+    def evaluated(online: str) -> str:
+        host = FakeHost(str(tmp_path / online), {**FILES, f"{CPU}/online": online, f"{CPU}/possible": "0-7"})
+        return format_list(evaluate("vm:win 11", SysfsTopology(host), "cpus"))
+
+    assert evaluated("0-4") == "4"
+    with pytest.raises(
+        IsolationError, match=r"'win 11' is pinned to CPUs 4-5 there, and none of these is online; .* 0-3"
+    ):
+        evaluated("0-3")
+
+
 @pytest.mark.parametrize(
     ("expression", "words"),
     [

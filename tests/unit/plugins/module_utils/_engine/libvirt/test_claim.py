@@ -69,6 +69,45 @@ def test_cpus_of_both_are_the_vcpus(tmp_path: Path) -> None:
     assert reserved(claim(tmp_path, pinned("4-7", "6-7"))[0])[:2] == ("4-7", "")
 
 
+def offline(tmp_path: Path, domain: Domain) -> Tuple[Dict[str, Any], List[str]]:
+    """The same on a host with 8 CPUs, of which 6-7 are offline."""
+    host = FakeHost(str(tmp_path), {f"{CPU}/online": "0-5", f"{CPU}/possible": "0-7"})
+    decision = decide(domain, validated("test", VARIABLES, {}), HostContext(SysfsTopology(host), 2, ISOLATED), ())
+    return decision.items[2]["reserve_cpus"], decision.notes
+
+
+def test_of_cpus_that_are_offline_the_rest_counts_with_a_note(tmp_path: Path) -> None:
+    reserve, notes = offline(tmp_path, pinned("4-7", "3,7"))
+    assert reserved(reserve)[:2] == ("4-5", "3")
+    assert notes == [
+        "its vCPUs are pinned to CPUs 6-7, too, which are offline and not reserved",
+        "its emulator and I/O threads are pinned to CPUs 7, too, which are offline and not reserved",
+    ]
+    assert offline(tmp_path / "all", pinned("4-5", "3"))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("vcpus", "emulator", "words"),
+    [
+        (
+            "6-7",
+            "3",
+            r"its vCPUs pinned to CPUs 6-7, and none .* online are 0-5\. Put one .*, or change <cputune><vcpupin",
+        ),
+        ("4", "7", r"its emulator and I/O threads pinned to CPUs 7, and none .* change <cputune><emulatorpin"),
+    ],
+)
+def test_of_which_nothing_is_left_is_an_error_that_names_the_element(
+    tmp_path: Path, vcpus: str, emulator: str, words: str
+) -> None:
+    with pytest.raises(IsolationError, match=words):
+        offline(tmp_path, pinned(vcpus, emulator))
+
+
+def test_a_cpu_that_no_host_has_is_an_error_as_before(tmp_path: Path) -> None:
+    assert offline(tmp_path, pinned("4-5,9"))[0]["cpus"] == "4-5,9"
+
+
 def test_what_is_configured_comes_first(tmp_path: Path) -> None:
     given = {"vm_cpus": "4-6", "emulator_cpus": "7", "cgroup": "vm.slice", "strategy": "slices"}
     assert reserved(claim(tmp_path, pinned("4-5", "7"), **given)[0]) == ("4-6", "7", "slices", "/vm.slice")

@@ -142,8 +142,14 @@ class Hotplug(NamedTuple):
         baseline = engine(life.kernel).inspect()[0].baseline
         recorded = {a.name.split(":")[0]: numbers(cpus) for a, cpus in baseline.items() if a.kind == TASK_AFFINITY}
         life.both(lambda kernel: kernel.hotplug(online))
-        for thread, task in life.kernel.threads.items():
+        for thread, task in list(life.kernel.threads.items()):
             effective = life.kernel.effective(task.cgroup)
+            bound = life.requested.get(thread, POSSIBLE) != POSSIBLE and str(thread) not in recorded
+            if bound and task.cpus & online == effective:
+                # Bound to just what is online now, it cannot be told from one that is bound to nothing: it ends.
+                life.requested.pop(thread)
+                life.both(lambda kernel, ended=thread: kernel.threads.pop(ended, None))
+                continue
             remembers = life.kernel.part(Cpusets).remembers and not task.flags & KERNEL_THREAD
             if (
                 (not remembers or task.asked is None)
