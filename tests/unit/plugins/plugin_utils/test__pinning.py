@@ -107,7 +107,8 @@ def test_the_cpus_of_one_type_of_a_hybrid_processor() -> None:
 def test_dies_whose_numbers_repeat_are_known_by_their_package() -> None:
     dies = {"0.0": "0-1", "0.1": "2-3", "1.0": "4-5", "1.1": "6-7"}
     assert list(pins(made({**TWO_NODES, "dies": dies}, vcpus=2, cpus="die:1.0")).values()) == ["4", "5"]
-    assert list(pins(made({**TWO_NODES, "dies": {"3": "6-7"}}, vcpus=2, cpus="die:3")).values()) == ["6", "7"]
+    for name in ("die:3", "die:1.3"):
+        assert list(pins(made({**TWO_NODES, "dies": {"3": "6-7"}}, vcpus=2, cpus=name)).values()) == ["6", "7"]
     with pytest.raises(AnsibleFilterError, match=r"several packages have a die 1; write one of die:0\.1, die:1\.1"):
         made({**TWO_NODES, "dies": dies}, vcpus=2, cpus="die:1")
 
