@@ -56,7 +56,7 @@ def _ours_lasts(cgroup: str, what: str) -> None:
     """Theirs is in force; ours is through a daemon-reload and in a second run, until it is reverted."""
     sh("systemctl daemon-reload")
     assert read(f"{CGROUP}{cgroup}/cpuset.cpus") == "2-5", what
-    before = snapshot()
+    before, property_before = snapshot(), _property(cgroup)
     ours = [step("cpuset", path=cgroup, cpus="0-3")]
     engine().apply("ours", ours)
     for time in ("first", "second"):
@@ -67,8 +67,14 @@ def _ours_lasts(cgroup: str, what: str) -> None:
         assert not engine().apply("ours", ours).changed, what
     revert()
     unchanged(before, what)
+    assert _property(cgroup) == property_before, what
     sh("systemctl daemon-reload")
     assert read(f"{CGROUP}{cgroup}/cpuset.cpus") == "2-5", what
+
+
+def _property(cgroup: str) -> str:
+    """The list that systemd has in memory, and writes whenever it sees fit."""
+    return sh(f"systemctl show --value -p AllowedCPUs -- {os.path.basename(cgroup)}")
 
 
 def check_unit_path_is_known() -> None:
@@ -103,6 +109,18 @@ def check_drop_in_for_a_prefix() -> None:
 def check_drop_in_that_hides_ours() -> None:
     """In a drop-in with the name that set-property uses, in a directory that comes first."""
     _of_a_slice("/etc/systemd/system.control/own-.slice.d/50-AllowedCPUs.conf")
+
+
+def check_overruled_set_property_of_others() -> None:
+    """In a drop-in that is read after one of set-property, which is there, too, and says something else."""
+    sh("systemctl set-property --runtime own-a.slice AllowedCPUs=0-7")
+    at_end(lambda: _gone("/run/systemd/system.control/own-a.slice.d/50-AllowedCPUs.conf"))
+    path = "/etc/systemd/system/own-a.slice.d/90-x.conf"
+    service("in-own-slice", "", "Slice=own-a.slice")
+    at_end(lambda: sh("systemctl stop own.slice"))
+    _reloaded_at_end()
+    _given(path, f"[Slice]\nAllowedCPUs=\n{THEIRS}")
+    _ours_lasts("/own.slice/own-a.slice", path)
 
 
 def check_generated_drop_in() -> None:

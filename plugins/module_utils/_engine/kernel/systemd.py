@@ -109,6 +109,13 @@ class Systemd:
         """The list of that drop-in; None if it does not exist. Raises IsolationError if it is not a list."""
         return self._listed(f"{RUNTIME}/{unit}.d/{FINAL_DROP_IN}-{prop}.conf", prop)
 
+    def read_anew(self, unit: str, prop: str) -> None:
+        """Make systemd read a unit's files again in `reload_if_due`: until then, only what set_property said counts."""
+        path = self.drop_in(unit, prop)
+        if path:
+            self._reload_is_due(unit)
+            self._host.save(path, self._host.read(path) or "")  # one that is newer is what systemd looks for
+
     def active(self, unit: str) -> bool:
         """Whether systemd runs a unit: somebody else may have made a cgroup with that name."""
         state = self._host.ask("systemctl", "show", "--value", "-p", "ActiveState", "--", unit)
@@ -216,7 +223,12 @@ class RuntimeDropIn(Kind):
         cpus = value.replace(OVERRIDDEN, "")
         if self._systemd.runtime_value(name, self._prop) != cpus:
             self._systemd.set_property(name, self._prop, cpus)
-        self._systemd.override(name, self._prop, cpus if value.endswith(OVERRIDDEN) else None)
+        if value.endswith(OVERRIDDEN):
+            self._systemd.override(name, self._prop, cpus)
+            return
+        if self._systemd.overruled(name, self._prop):
+            self._systemd.read_anew(name, self._prop)
+        self._systemd.override(name, self._prop, None)
 
     def writes(self, name: str, old: str, new: str) -> List[Write]:
         """The last write to a unit, before its cgroup is removed."""

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import Any, Dict, List, Optional, Set
 
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.part import Part, Parts
@@ -22,10 +23,12 @@ class Files(Part):
             "/proc/sys/kernel/random/boot_id": "11111111-2222-3333-4444-555555555555",
         }
         self.folders: Set[str] = {"/run/systemd"}
+        self.written: Dict[str, int] = Counter()  # how often each was: the time of its last change
 
     def put(self, path: str, text: str) -> None:
         """A file with all directories above it."""
         self.files[path] = text
+        self.written[path] += 1
         while path != "/":
             path = os.path.dirname(path)
             self.folders.add(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.cgroups import Cgroups
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.cpusets import (
@@ -103,7 +103,8 @@ class Systemd(Part):
         self._resets = baseline.resets
         self.properties: Dict[Tuple[str, str], Cpus] = {}
         self.aliases: Dict[str, str] = {}
-        self.known_files: Dict[str, FrozenSet[str]] = {}  # of each loaded unit, the drop-ins that systemd has read
+        # Of each loaded unit, the drop-ins that systemd has read, and when they were changed.
+        self.known_files: Dict[str, Dict[str, int]] = {}
         extra = ([DELEGATED] if baseline.delegated else []) + (["/machine.slice"] if baseline.machine_slice else [])
         for path in (*RUNNING, *extra):
             self._cgroups.make(path)
@@ -154,8 +155,8 @@ class Systemd(Part):
                     read.setdefault(name, f"{directory}/{name}")
         return [read[name] for name in sorted(read)]
 
-    def _files_of(self, unit: str) -> FrozenSet[str]:
-        return frozenset(self._drop_ins(unit))
+    def _files_of(self, unit: str) -> Dict[str, int]:
+        return {path: self._files.written[path] for path in self._drop_ins(unit)}
 
     def _assignments(self, unit: str, key: str) -> List[str]:
         fragments = [f"{place}/{unit}" for place in UNIT_PATH if f"{place}/{unit}" in self._files.files]
@@ -243,7 +244,8 @@ class Systemd(Part):
         prop, _sign, value = assignment.partition("=")
         text = self._drop_in(unit, prop, text_of(numbers(value)), self._resets)
         self._files.put(_runtime_file(unit, prop), text)
-        self.known_files[unit] = self.known_files.get(unit, frozenset()) | {_runtime_file(unit, prop)}
+        ours = _runtime_file(unit, prop)
+        self.known_files[unit] = {**self.known_files.get(unit, {}), ours: self._files.written[ours]}
         self.properties[unit, prop] = numbers(value)
         self._realize(unit, prop)
 

@@ -16,6 +16,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.model impor
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import (
     baselines,
     engine,
+    kill_at,
     some_cpus,
     step,
 )
@@ -29,6 +30,7 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
     CGROUP,
     Baseline,
     Given,
+    Killed,
     Task,
     numbers,
     os_error,
@@ -198,3 +200,21 @@ def test_a_partition_that_moves_to_another_cgroup_and_is_refused_at_any_write_is
             assert partition(kernel, "vms.slice") in ("isolated", None)
             engine(kernel).apply("vm", reserve("1,5,7", "/vms.slice"))
             assert kernel.snapshot() == before
+
+
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("count", [0, *range(1, 12)])
+def test_what_set_property_said_and_another_file_overruled_is_overruled_again_after_a_revert(
+    count: int, resets: bool
+) -> None:
+    units = (("machine.slice", Given("runtime", "0-7")), ("own.slice", Given("type", "0,2-3,5,7")))
+    with booted(Baseline(resets=resets, machine_slice=True, units=units, tasks=())) as kernel:
+        before = kernel.snapshot()
+        assert before["property machine.slice AllowedCPUs"] == "0,2-3,5,7"
+        engine(kernel).apply("vm", reserve("4"))
+        kernel.watch = kill_at(count) if count else None
+        with contextlib.suppress(Killed):
+            engine(kernel).revert()
+        kernel.watch = None
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
