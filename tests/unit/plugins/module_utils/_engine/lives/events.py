@@ -215,7 +215,8 @@ class Binds(NamedTuple):
         # What the kernel or we could have given it is no choice that anybody could see.
         ours = (task.cpus, task.cpus & life.online, effective, kept, life.twin.effective(task.cgroup))
         requested = life.requested.get(number, POSSIBLE)
-        if cpus and cpus not in (*ours, requested & kept, requested & effective):
+        given = life.after_run.get(number)  # if it was bound to something else meanwhile
+        if cpus and cpus not in (*ours, requested & kept, requested & effective, given):
             task.ask(cpus, effective)
             twin.ask(cpus, life.twin.effective(task.cgroup))
             life.requested[number] = cpus

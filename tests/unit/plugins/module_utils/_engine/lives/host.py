@@ -57,6 +57,7 @@ class Life:
         self.claims: Dict[str, Tuple[Any, ...]] = {}
         self.requested: Dict[int, Cpus] = {}  # by threads that are bound
         self.were_offline: Cpus = frozenset()
+        self.after_run: Dict[int, Cpus] = {}  # what each thread had then
         self.born = 0
         for thread, task in kernel.threads.items():
             if task.cpus != kernel.effective(task.cgroup):
@@ -117,6 +118,7 @@ class Life:
             written = len(self.kernel.log)
             outcome = engine(self.kernel).apply(name, self.steps(name))
             assert not outcome.changed and len(self.kernel.log) == written, (name, outcome)
+        self.after_run = {number: task.cpus for number, task in self.kernel.threads.items()}
 
     def _check_cpus(self) -> None:
         confined = {wish.path for wishes in self.claims.values() for wish in wishes if isinstance(wish, Confine)}
