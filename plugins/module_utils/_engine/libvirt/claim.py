@@ -57,7 +57,9 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
     lasting = lasting_partition(around, cgroup, creators)
     # Many domains have their emulator on the host's CPUs. Then both share these CPUs, which a partition cannot do.
     shares = not wanted and not around.topology.online() - vcpus - emulator - _taken(around) and not lasting
-    reasons = _reasons(domain, around, emulator, shares)
+    # In a partition, threads that are not pinned have its CPUs, otherwise they have all of the host.
+    hangs, always_hangs = domain.why_starving(emulator), domain.why_starving(around.topology.online())
+    reasons = _reasons(domain, around, emulator, shares) + ([hangs] if hangs and not always_hangs else [])
     changed: Dict[str, List[Step]] = {}
     if reasons and strategy == "partition":
         if asked == "auto" and not lasting:
@@ -67,6 +69,12 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
             notes.append(f"a partition, though {' and '.join(reasons)}")
     if reasons and strategy != "partition":
         changed = relaxed(around, cgroup, creators, emulators=not shares)
+    if strategy == "partition" and hangs and not always_hangs:
+        raise IsolationError(
+            f"the domain {domain.name!r} would hang in a partition: {hangs}, or use isolate_strategy: slices"
+        )
+    if always_hangs:
+        notes.append(f"the domain may hang: {always_hangs}")
     if shares and strategy != "partition":
         emulator = NONE
     pinned = domain.vcpus | domain.emulator
@@ -82,13 +90,17 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
             f" has {format_list(lasting)}: the kernel gives its threads no others. Use isolate_strategy: partition, or"
             " give the domain a cgroup of its own, <resource><partition>/vfio</partition></resource>"
         )
-    if strategy == "partition" and not domain.emulator and not domain.is_placed:
-        notes.append("its emulator is not pinned, so it runs on the CPUs of its vCPUs")
+    kind = variables["isolate_partition_type"]
+    balanced = domain.why_balanced()
+    if strategy == "partition" and balanced and kind != "root":
+        notes.append(f"partition type {'root, because' if kind == 'auto' else f'{kind}, though'} {balanced}")
+        kind = "root" if kind == "auto" else kind
     complete = {
         **variables,
         "isolate_vm_cpus": format_list(vcpus),
         "isolate_emulator_cpus": format_list(emulator - vcpus),
         "isolate_strategy": asked,
+        "isolate_partition_type": kind,
         "isolate_cgroup": cgroup,
     }
     return Decision(items(complete), changed, notes)
@@ -115,8 +127,7 @@ def _on_online_cpus(domain: Domain, around: HostContext) -> Tuple[Domain, List[s
             notes.append(
                 f"its {part} are pinned to CPUs {format_list(offline)}, too, which are offline and not reserved"
             )
-    gone = possible - online
-    return domain._replace(vcpus=domain.vcpus - gone, emulator=domain.emulator - gone), notes
+    return domain.without(possible - online), notes
 
 
 def _reasons(domain: Domain, around: HostContext, emulator: CpuSet, shares: bool) -> List[str]:

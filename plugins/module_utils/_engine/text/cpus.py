@@ -74,6 +74,19 @@ def from_bits(bits: int) -> CpuSet:
     return frozenset(cpu for cpu, bit in enumerate(reversed(f"{bits:b}")) if bit == "1")
 
 
+def to_bits(cpus: Iterable[int]) -> int:
+    """The bit set of CPUs."""
+    bits = 0
+    for cpu in cpus:
+        bits |= 1 << cpu
+    return bits
+
+
+def format_bits(bits: int) -> str:
+    """The CPU list of a bit set."""
+    return format_list(from_bits(bits))
+
+
 def format_list(cpus: Iterable[int]) -> str:
     """The shortest CPU list, as the kernel prints it: sorted, ranges joined."""
     ranges: List[List[int]] = []
@@ -98,7 +111,7 @@ def parse_mask(text: str) -> CpuSet:
 
 def format_mask(cpus: Iterable[int]) -> str:
     """The CPU mask of a set, in comma-separated groups of 32 bits."""
-    bits = sum(1 << cpu for cpu in set(cpus))
+    bits = to_bits(cpus)
     groups = [bits & 0xFFFFFFFF]
     while bits >> 32:
         bits >>= 32

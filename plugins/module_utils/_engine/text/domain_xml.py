@@ -12,20 +12,35 @@ Source: libvirt, Domain XML format, sections CPU allocation and CPU tuning.
 from __future__ import annotations
 
 import re
-from typing import Dict, List, NamedTuple, Tuple
+from itertools import count, islice
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 from xml.parsers import expat
 
 from ..errors import IsolationError
 from .cgroup_path import of_slice
-from .cpus import CpuSet, from_bits, parse_bits
+from .cpus import CpuSet, format_bits, from_bits, is_number, parse_bits, to_bits
 from .units import escape
 
 # libvirt writes some ten KiB.
 LIMIT = 1 << 20
 DEPTH = 64
 
+REAL_TIME = ("fifo", "rr")
+# The most vCPUs and I/O threads of a domain that are looked at one by one; QEMU takes no more vCPUs.
+MOST_THREADS = 1 << 12
+
 PIN_VCPUS = "<cputune><vcpupin vcpu='0' cpuset='8'/>...</cputune>"
 PIN_EMULATOR = "<cputune><emulatorpin cpuset='7'/></cputune>"
+
+
+class Thread(NamedTuple):
+    """A thread of a domain; the emulator's count as one."""
+
+    name: str  # vCPU 0, emulator, I/O thread 1
+    bits: int  # its CPUs, 0 if it is not pinned; a bit set, since a domain may have many
+    pin: str  # the element that pins it
+    is_vcpu: bool = False
+    is_real_time: bool = False
 
 
 class Domain(NamedTuple):
@@ -36,6 +51,46 @@ class Domain(NamedTuple):
     emulator: CpuSet  # with the I/O threads
     cgroup: str = "/machine.slice"
     is_placed: bool = False  # by libvirt itself, if the XML does not pin it (placement='auto')
+    threads: Tuple[Thread, ...] = ()
+
+    def without(self, cpus: CpuSet) -> Domain:
+        """The same on a host without these CPUs."""
+        kept = ~to_bits(cpus)
+        threads = tuple(thread._replace(bits=thread.bits & kept) for thread in self.threads)
+        return self._replace(vcpus=self.vcpus - cpus, emulator=self.emulator - cpus, threads=threads)
+
+    def why_balanced(self) -> str:
+        """Why its threads need the kernel to spread them over CPUs, which it does not in an isolated partition.
+
+        Empty if every thread has one CPU, and no vCPU shares its own.
+        """
+        seen: Dict[int, Thread] = {}
+        for thread in self.threads:
+            if not thread.bits:
+                return f"its {thread.name} is not pinned (add {thread.pin})"
+            if thread.bits & (thread.bits - 1):
+                return f"its {thread.name} is pinned to several CPUs, {format_bits(thread.bits)} ({thread.pin})"
+            other = seen.setdefault(thread.bits, thread)
+            if other is not thread and (other.is_vcpu or thread.is_vcpu):
+                return f"its {other.name} and its {thread.name} share CPU {format_bits(thread.bits)} ({thread.pin})"
+        return ""
+
+    def why_starving(self, others: CpuSet) -> str:
+        """Which of its threads has only CPUs that its real-time vCPUs do not give up, so that QEMU hangs.
+
+        Threads that are not pinned have all CPUs of its vCPUs, and these `others`. Empty if there is none.
+        """
+        every = to_bits(self.vcpus | others)
+        busy = 0
+        for thread in self.threads:
+            busy |= (thread.bits or every) if thread.is_real_time else 0
+        for thread in self.threads:
+            if busy and not thread.is_vcpu and not (thread.bits or every) & ~busy:
+                return (
+                    f"its {thread.name} shares CPUs with real-time vCPUs, which do not give them up; pin it to others"
+                    f" with {thread.pin}"
+                )
+        return ""
 
 
 def parse(text: bytes) -> Domain:
@@ -67,7 +122,9 @@ class _Reader:
         self._everywhere = 0  # vcpu/@cpuset: of threads that have no pinning of their own
         self._pins: Dict[str, int] = {}
         self._emulator = 0
-        self._iothreads = 0
+        self._iothreads: Dict[str, int] = {}
+        self._iothread_number: List[str] = []
+        self._real_time = 0  # the numbers of these vCPUs, as a bit set
         self._partition: List[str] = []
         self._is_placed = False
 
@@ -88,7 +145,11 @@ class _Reader:
         elif where == "domain/cputune/emulatorpin":
             self._emulator = _cpus(attributes, where)
         elif where == "domain/cputune/iothreadpin":
-            self._iothreads |= _cpus(attributes, where)
+            self._iothreads[attributes.get("iothread", "")] = _cpus(attributes, where)
+        elif where == "domain/iothreadids/iothread":
+            self._iothreads.setdefault(attributes.get("id", ""), 0)
+        elif where == "domain/cputune/vcpusched" and attributes.get("scheduler") in REAL_TIME:
+            self._real_time |= _cpus(attributes, where, "vcpus")
 
     def end(self, _tag: str) -> None:
         self._path.pop()
@@ -98,22 +159,40 @@ class _Reader:
             self._name.append(text)
         elif self._path[-2:] == ["domain", "vcpu"] and len(self._path) <= 3:
             self._number.append(text)
+        elif self._path[-2:] == ["domain", "iothreads"] and len(self._path) <= 3:
+            self._iothread_number.append(text)
         elif self._path[-3:] == ["domain", "resource", "partition"] and len(self._path) <= 4:
             self._partition.append(text)
 
     def domain(self) -> Domain:
-        number = "".join(self._number).strip()
-        all_pinned = len(self._pins) >= int(number) if re.match(r"[0-9]{1,6}\Z", number) else True
-        vcpus = 0
+        number = _number(self._number)
+        all_pinned = number is None or len(self._pins) >= number
+        vcpus = iothreads = 0
         for bits in self._pins.values():
             vcpus |= bits
+        for bits in self._iothreads.values():
+            iothreads |= bits
         return Domain(
             "".join(self._name),
             from_bits(vcpus if all_pinned and vcpus else vcpus | self._everywhere),
-            from_bits((self._emulator or self._everywhere) | self._iothreads),
+            from_bits((self._emulator or self._everywhere) | iothreads),
             _slice("".join(self._partition).strip() or "/machine"),
             self._is_placed,
+            tuple(self._threads(len(self._pins) if number is None else number)),
         )
+
+    def _threads(self, vcpus: int) -> Iterator[Thread]:
+        for i in range(min(vcpus, MOST_THREADS)):
+            bits, pin = self._pins.get(str(i), self._everywhere), f"<vcpupin vcpu='{i}' cpuset='...'/>"
+            yield Thread(f"vCPU {i}", bits, pin, True, bool(self._real_time >> i & 1))
+        yield Thread("emulator", self._emulator or self._everywhere, "<emulatorpin cpuset='...'/>")
+        # Those without an id of their own have the lowest numbers that are left.
+        ids = {name for name in self._iothreads if is_number(name)}
+        free = (str(i) for i in count(1) if str(i) not in ids)
+        missing = min(_number(self._iothread_number) or 0, MOST_THREADS) - len(ids)
+        for name in sorted({*ids, *islice(free, max(0, missing))}, key=int):
+            pin = f"<iothreadpin iothread='{name}' cpuset='...'/>"
+            yield Thread(f"I/O thread {name}", self._iothreads.get(name) or self._everywhere, pin)
 
 
 def _slice(partition: str) -> str:
@@ -121,12 +200,17 @@ def _slice(partition: str) -> str:
     return of_slice([escape(name) for name in partition.split("/") if name])
 
 
-def _cpus(attributes: Dict[str, str], where: str) -> int:
+def _number(text: List[str]) -> Optional[int]:
+    found = "".join(text).strip()
+    return int(found) if re.match(r"[0-9]{1,6}\Z", found) else None
+
+
+def _cpus(attributes: Dict[str, str], where: str, name: str = "cpuset") -> int:
     """A cpuset attribute: a CPU list in which `^3` leaves CPU 3 out."""
-    text = attributes.get("cpuset", "")
+    text = attributes.get(name, "")
     left_out: Tuple[str, ...] = tuple(term.strip()[1:] for term in text.split(",") if term.strip().startswith("^"))
     kept = ",".join(term for term in text.split(",") if not term.strip().startswith("^"))
     try:
         return parse_bits(kept) & ~parse_bits(",".join(left_out))
     except ValueError as error:
-        raise IsolationError(f"the domain's XML has cpuset={text!r} in {where}: {error}") from None
+        raise IsolationError(f"the domain's XML has {name}={text!r} in {where}: {error}") from None

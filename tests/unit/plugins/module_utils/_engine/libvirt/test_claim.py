@@ -24,7 +24,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.rol
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.model import Claim, Step
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.strategy import choose
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cpus import parse_list
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.domain_xml import Domain
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.domain_xml import Domain, parse
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import step
 
@@ -170,9 +170,52 @@ def test_an_emulator_outside_of_the_claim_needs_another_strategy(tmp_path: Path)
     assert reserved(claim(tmp_path, pinned("4-5", "2"), emulator_cpus="3", version=1)[0])[1] == "3"
 
 
-def test_an_emulator_without_a_pin_is_worth_a_word(tmp_path: Path) -> None:
-    assert claim(tmp_path, pinned("4-5"))[1] == ["its emulator is not pinned, so it runs on the CPUs of its vCPUs"]
-    assert claim(tmp_path, pinned("4-5"), strategy="slices")[1] == []
+PINS = "<vcpupin vcpu='0' cpuset='4'/><vcpupin vcpu='1' cpuset='5'/>"
+REAL_TIME = "<vcpusched vcpus='0-1' scheduler='fifo' priority='1'/>"
+EMULATOR = "<emulatorpin cpuset='3'/>"
+
+
+def written(inside: str) -> Domain:
+    """A domain as libvirt has it."""
+    return parse(f"<domain><name>win11</name><vcpu>2</vcpu><cputune>{inside}</cputune></domain>".encode())
+
+
+def test_a_partition_is_isolated_only_if_each_thread_has_a_cpu(tmp_path: Path) -> None:
+    reserve, notes = claim(tmp_path, written(PINS + EMULATOR))
+    assert reserve["partition_type"] == "auto" and notes == []
+    reserve, notes = claim(tmp_path, written(PINS))
+    assert reserve["partition_type"] == "root" and reserve["strategy"] == "auto"
+    assert notes == [
+        "partition type root, because its emulator is not pinned (add <emulatorpin cpuset='...'/>)",
+    ]
+    assert claim(tmp_path, written(PINS), strategy="slices")[1] == []
+    assert claim(tmp_path, written(PINS), partition_type="root")[1] == []
+    reserve, notes = claim(tmp_path, written(PINS), partition_type="isolated")
+    assert reserve["partition_type"] == "isolated"
+    assert notes[0].startswith("partition type isolated, though its emulator is not pinned")
+
+
+def test_no_emulator_is_shut_in_with_real_time_vcpus(tmp_path: Path) -> None:
+    reserve, notes = claim(tmp_path, written(PINS + REAL_TIME))
+    assert reserve["strategy"] == "slices"
+    assert notes == [
+        "strategy slices, because its emulator shares CPUs with real-time vCPUs, which do not give them up; pin it to"
+        " others with <emulatorpin cpuset='...'/>"
+    ]
+    with pytest.raises(
+        IsolationError, match=r"would hang in a partition: its emulator shares .* <emulatorpin .* slices"
+    ):
+        claim(tmp_path, written(PINS + REAL_TIME), strategy="partition")
+    reserve, notes = claim(tmp_path, written(PINS + REAL_TIME + EMULATOR))
+    assert reserve["partition_type"] == reserve["strategy"] == "auto" and notes == []
+    assert claim(tmp_path, written(PINS + REAL_TIME), emulator_cpus="3")[0]["strategy"] == "auto"
+
+
+def test_a_domain_that_shuts_its_emulator_in_by_itself_is_worth_a_word(tmp_path: Path) -> None:
+    inside = f"{PINS}{REAL_TIME}<emulatorpin cpuset='4'/>"
+    reserve, notes = claim(tmp_path, written(inside))
+    assert reserve["strategy"] == "auto"
+    assert notes[0].startswith("the domain may hang: its emulator shares CPUs with real-time vCPUs")
 
 
 def test_a_bad_expression_names_the_variable(tmp_path: Path) -> None:
