@@ -152,11 +152,11 @@ class Hotplug(NamedTuple):
                 continue
             remembers = life.kernel.part(Cpusets).remembers and not task.flags & KERNEL_THREAD
             if (
-                (not remembers or task.asked is None)
+                (not remembers or task.asked is None or str(thread) in recorded)
                 and task.cpus != before[thread]
                 and task.cpus in (effective, POSSIBLE)
             ):
-                # The kernel lost what no run has recorded.
+                # The kernel lost what no run has recorded, or does not show what was chosen since a run has.
                 life.requested[thread] = recorded.get(str(thread), POSSIBLE)
 
 
