@@ -74,6 +74,14 @@ ansible_facts:
               description: The CPUs that the boot option C(isolcpus) isolates.
               type: str
               sample: ""
+            nohz_full:
+              description: The CPUs that the boot option C(nohz_full) names.
+              type: str
+              sample: ""
+            rcu_nocbs:
+              description: The CPUs that the boot options C(rcu_nocbs) and C(nohz_full) name.
+              type: str
+              sample: ""
             nodes:
               description: The CPUs of each NUMA node, by its number.
               type: dict

@@ -15,11 +15,14 @@ from typing import Dict, List, Optional, Set, Tuple
 from .errors import IsolationError
 from .text.cgroup_path import is_within, parent_of
 from .text.cpus import NONE, CpuSet, format_list
+from .text.topology import Topology
 
 PARTITION, SLICES, TASKS = "partition", "slices", "tasks"
 
 # Since 6.1 a partition can be isolated, and its file shows when the kernel invalidates it.
 WORKING_PARTITIONS = (6, 1)
+# Since 6.7 no partition of type root can have CPUs that were isolated at boot.
+ROOT_WITHOUT_ISOLCPUS = (6, 7)
 
 
 def choose(asked: str, version: int, release: str, cgroup: str = "/machine.slice") -> Tuple[str, str]:
@@ -39,10 +42,19 @@ def choose(asked: str, version: int, release: str, cgroup: str = "/machine.slice
         return asked, "as asked"
     if parent_of(cgroup) != "/":
         return "slices", f"cgroup v2, but a partition can only be made below the root, and not of {cgroup}"
-    match = re.match(r"([0-9]{1,9})\.([0-9]{1,9})", release)
-    if match and (int(match.group(1)), int(match.group(2))) >= WORKING_PARTITIONS:
+    if _is_at_least(release, WORKING_PARTITIONS):
         return "partition", f"cgroup v2, and Linux {release} has isolated cpuset partitions"
     return "slices", f"cgroup v2, but Linux {release} has no isolated cpuset partitions (they came with 6.1)"
+
+
+def refuses_root(release: str, cpus: CpuSet, topology: Topology) -> bool:
+    """Whether this kernel makes no partition of type root of these CPUs: some were isolated at boot."""
+    return _is_at_least(release, ROOT_WITHOUT_ISOLCPUS) and bool(cpus & topology.isolated_at_boot())
+
+
+def _is_at_least(release: str, version: Tuple[int, int]) -> bool:
+    match = re.match(r"([0-9]{1,9})\.([0-9]{1,9})", release)
+    return match is not None and (int(match.group(1)), int(match.group(2))) >= version
 
 
 class Reservation:

@@ -55,7 +55,35 @@ class SysfsTopology(Topology):
 
     def isolated_at_boot(self) -> CpuSet:
         """The CPUs of isolcpus=."""
-        return self._list(f"{CPU}/isolated")
+        isolated, said = self._list(f"{CPU}/isolated"), self._boot_option("isolcpus")
+        # Since Linux 7.0, the kernel's list has the CPUs of isolated partitions, too.
+        return isolated if said is None else isolated & said
+
+    def nohz_full(self) -> CpuSet:
+        """The CPUs that have no timer tick while they run one task, by the boot option nohz_full=."""
+        text = self._host.read(f"{CPU}/nohz_full") or ""
+        return parse_list(text) if text.strip()[:1].isdigit() else NONE  # "(null)" without that option
+
+    def rcu_nocbs(self) -> CpuSet:
+        """The CPUs whose RCU callbacks run elsewhere: those of rcu_nocbs=, and those of nohz_full=."""
+        return (self._boot_option("rcu_nocbs") or NONE) | self.nohz_full()
+
+    def _boot_option(self, name: str) -> Optional[CpuSet]:
+        """The CPUs of a boot option; none without it, None if that cannot be known.
+
+        Source: Documentation/admin-guide/kernel-parameters.rst; in front of its CPUs, isolcpus= may have flags.
+        """
+        line = self._host.read("/proc/cmdline")
+        if line is None:
+            return None
+        said = [word.partition("=")[2] for word in line.split() if word.startswith(f"{name}=")]
+        if not said:
+            return NONE
+        terms = [term for term in said[-1].split(",") if not term[:1].isalpha()]
+        try:
+            return parse_list(",".join(terms)) & self.possible() if terms else self.possible()
+        except ValueError:  # such as 4-N
+            return None
 
     def nodes(self) -> Dict[int, CpuSet]:
         """Every online NUMA node with its CPUs; a node with only memory has none."""
@@ -170,6 +198,8 @@ class SysfsTopology(Topology):
             "possible": format_list(self.possible()),
             "online": format_list(self.online()),
             "isolated_at_boot": format_list(self.isolated_at_boot()),
+            "nohz_full": format_list(self.nohz_full()),
+            "rcu_nocbs": format_list(self.rcu_nocbs()),
             "nodes": {str(number): format_list(cpus) for number, cpus in self.nodes().items()},
             "node_memory": {str(number): size for number, size in self.memory().items()},
             "node_distances": {str(number): distances for number, distances in self.distances().items()},

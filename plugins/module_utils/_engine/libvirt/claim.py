@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from ..errors import IsolationError
 from ..model import Claim, Step
-from ..strategy import choose
+from ..strategy import choose, refuses_root
 from ..text.cgroup_path import is_within, normalized
 from ..text.cpus import NONE, CpuSet, format_list, parse_list
 from ..text.domain_xml import PIN_EMULATOR, PIN_VCPUS, Domain
@@ -60,6 +60,10 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
     # In a partition, threads that are not pinned have its CPUs, otherwise they have all of the host.
     hangs, always_hangs = domain.why_starving(emulator), domain.why_starving(around.topology.online())
     reasons = _reasons(domain, around, emulator, shares) + ([hangs] if hangs and not always_hangs else [])
+    kind, balanced = variables["isolate_partition_type"], domain.why_balanced()
+    root_goes = not refuses_root(around.release, vcpus | emulator, around.topology)
+    if balanced and kind == "auto" and not root_goes:
+        reasons.append(f"{balanced}, and Linux makes no partition of type root of CPUs isolated at boot (isolcpus=)")
     changed: Dict[str, List[Step]] = {}
     if reasons and strategy == "partition":
         if asked == "auto" and not lasting:
@@ -90,11 +94,11 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
             f" has {format_list(lasting)}: the kernel gives its threads no others. Use isolate_strategy: partition, or"
             " give the domain a cgroup of its own, <resource><partition>/vfio</partition></resource>"
         )
-    kind = variables["isolate_partition_type"]
-    balanced = domain.why_balanced()
-    if strategy == "partition" and balanced and kind != "root":
-        notes.append(f"partition type {'root, because' if kind == 'auto' else f'{kind}, though'} {balanced}")
-        kind = "root" if kind == "auto" else kind
+    if strategy == "partition" and balanced and kind == "isolated":
+        notes.append(f"partition type isolated, though {balanced}")
+    elif strategy == "partition" and balanced and kind == "auto" and root_goes:
+        kind = "root"
+        notes.append(f"partition type root, because {balanced}")
     complete = {
         **variables,
         "isolate_vm_cpus": format_list(vcpus),

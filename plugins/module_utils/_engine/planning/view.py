@@ -197,6 +197,11 @@ class View:
         """The same for an option that may be empty: then the set is empty."""
         return self.evaluate(expression, option) if is_given(expression) else NONE
 
+    def warn(self, sentence: str) -> None:
+        """Say something once, however often it is planned."""
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+
     def keep_off(self, cpus: CpuSet) -> None:
         """Keep the threads of the root cgroup, which has no cpuset of its own, off these CPUs."""
         self.kept_off |= cpus

@@ -16,7 +16,7 @@ from ..model import Address
 from ..planning.cpusets import narrow
 from ..planning.step_type import ArgumentSpec, StepType
 from ..planning.view import View
-from ..strategy import Reservation, choose
+from ..strategy import Reservation, choose, refuses_root
 from ..text import cgroup_path
 from ..text.cgroup_path import is_within, lineage, parent_of
 from ..text.cpus import CpuSet, format_list, parse_list
@@ -69,7 +69,12 @@ class ReserveCpus(StepType):
             reservation.shared.add(cgroup)
             _slices(view, reservation, host)
         else:
-            reservation.add_partition(cgroup, _type(arguments["partition_type"], emulator))
+            asked = arguments["partition_type"]
+            if asked == "root" and not view.was_applied and _refuses_root(view, cpus | emulator):
+                raise IsolationError(
+                    f"partition_type: {_WHY_ISOLATED.format(cpus=format_list(cpus | emulator))}; use auto"
+                )
+            reservation.add_partition(cgroup, _type(asked, emulator))
         for partition in reservation.partitions:
             if is_within(cgroup, partition):
                 _partition(view, partition, reservation, host)
@@ -80,11 +85,22 @@ def _type(asked: str, emulator: CpuSet) -> str:
     return asked if asked != "auto" else ("root" if len(emulator) > 1 else "isolated")
 
 
+_WHY_ISOLATED = "Linux makes no partition of type root of CPUs {cpus}, as some were isolated at boot (isolcpus=)"
+
+
+def _refuses_root(view: View, cpus: CpuSet) -> bool:
+    return refuses_root(view.resources.host.kernel_release(), cpus, view.resources.topology)
+
+
 def _partition(view: View, cgroup: str, reservation: Reservation, host: CpuSet) -> None:
     """Plan a partition with the CPUs of all reservations for what is in it, those of other strategies included."""
     own = reservation.within(cgroup)
     narrow(view, cgroup, own)
-    view.assign(Address(PARTITION, cgroup), reservation.partition_type(cgroup))
+    kind = reservation.partition_type(cgroup)
+    if kind == "root" and _refuses_root(view, own):
+        kind = "isolated"
+        view.warn(f"{_WHY_ISOLATED.format(cpus=format_list(own))}: it is isolated, where threads stay on one CPU")
+    view.assign(Address(PARTITION, cgroup), kind)
     for sibling in view.children(parent_of(cgroup)):
         # A sibling that lists one of the CPUs itself would make the partition invalid.
         address = Address(CPUS, sibling)

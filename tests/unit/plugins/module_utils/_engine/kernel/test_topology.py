@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Dict
+from typing import Dict, Optional
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.topology import SysfsTopology
@@ -115,6 +115,42 @@ def test_the_facts_carry_the_memory_and_the_distances_of_nodes(tmp_path: Path) -
     facts = SysfsTopology(FakeHost(str(tmp_path), {**tree({}), **files})).facts()
     assert facts["node_memory"] == {"0": 16 << 20, "2": 0}
     assert facts["node_distances"] == {"0": {"0": 10, "2": 21}, "2": {"0": 21, "2": 10}}
+
+
+@pytest.mark.parametrize(
+    ("line", "isolated"),
+    [
+        (None, "2,4-5"),  # a container may not show it
+        ("quiet", ""),  # since Linux 7.0, the kernel's list has isolated partitions, too
+        ("isolcpus=4-5 quiet", "4-5"),
+        ("isolcpus=managed_irq,domain,2,5", "2,5"),
+        ("isolcpus=4-N", "2,4-5"),  # a form that only the kernel reads
+        ("isolcpus=1 isolcpus=4", "4"),
+    ],
+)
+def test_cpus_of_partitions_were_not_isolated_at_boot(tmp_path: Path, line: Optional[str], isolated: str) -> None:
+    more = {} if line is None else {"/proc/cmdline": f"BOOT_IMAGE=/vmlinuz root=/dev/vda {line}\n"}
+    files = {**tree({}), f"{CPU}/isolated": "2,4-5\n", **more}
+    assert SysfsTopology(FakeHost(str(tmp_path), files)).facts()["isolated_at_boot"] == isolated
+
+
+@pytest.mark.parametrize(
+    ("ticks", "line", "nohz_full", "rcu_nocbs"),
+    [
+        ("  (null)\n", "quiet", "", ""),
+        ("4-5\n", "nohz_full=4-5", "4-5", "4-5"),
+        ("4-5\n", "nohz_full=4-5 rcu_nocbs=2-6", "4-5", "2-6"),
+        ("\n", "rcu_nocbs=all", "", "0-9"),
+        ("\n", "rcu_nocbs=2-N", "", ""),
+    ],
+)
+def test_the_facts_have_nohz_full_and_rcu_nocbs(
+    tmp_path: Path, ticks: str, line: str, nohz_full: str, rcu_nocbs: str
+) -> None:
+    facts = SysfsTopology(
+        FakeHost(str(tmp_path), {**tree({}), f"{CPU}/nohz_full": ticks, "/proc/cmdline": line})
+    ).facts()
+    assert (facts["nohz_full"], facts["rcu_nocbs"]) == (nohz_full, rcu_nocbs)
 
 
 def test_hybrid_cpus_are_known_by_their_perf_units(tmp_path: Path) -> None:

@@ -195,6 +195,26 @@ def test_a_partition_is_isolated_only_if_each_thread_has_a_cpu(tmp_path: Path) -
     assert notes[0].startswith("partition type isolated, though its emulator is not pinned")
 
 
+@pytest.mark.parametrize(
+    ("release", "at_boot", "strategy", "kind"),
+    [
+        ("6.12.1", "5", "slices", "auto"),
+        ("6.6.1", "5", "auto", "root"),
+        ("6.12.1", "", "auto", "root"),
+    ],
+)
+def test_where_no_partition_of_type_root_goes_threads_that_float_have_none(
+    tmp_path: Path, release: str, at_boot: str, strategy: str, kind: str
+) -> None:
+    host = FakeHost(str(tmp_path), {f"{CPU}/online": "0-7", f"{CPU}/isolated": at_boot})
+    context = HostContext(SysfsTopology(host), 2, release)
+    decision = decide(written(PINS), validated("test", VARIABLES, {}), context, ())
+    reserve = decision.items[2]["reserve_cpus"]
+    assert (reserve["strategy"], reserve["partition_type"]) == (strategy, kind)
+    assert ("isolated at boot (isolcpus=)" in decision.notes[0]) == (strategy == "slices")
+    assert decide(written(PINS + EMULATOR), validated("test", VARIABLES, {}), context, ()).notes == []
+
+
 def test_no_emulator_is_shut_in_with_real_time_vcpus(tmp_path: Path) -> None:
     reserve, notes = claim(tmp_path, written(PINS + REAL_TIME))
     assert reserve["strategy"] == "slices"

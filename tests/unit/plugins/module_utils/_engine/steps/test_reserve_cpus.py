@@ -20,6 +20,7 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
     POSSIBLE,
     Topology,
 )
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import CGROUP
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.steps.host_v1 import V1
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.steps.single_step import refused
 
@@ -82,3 +83,43 @@ def test_a_host_cgroup_that_is_no_path_is_refused_by_every_strategy(strategy: st
 def test_a_slice_that_systemd_would_make_elsewhere_is_refused(cgroup: str, place: str) -> None:
     said = refused("reserve_cpus", cpus="4-5", cgroup=cgroup, strategy="partition")
     assert f"{cgroup} cannot be made: systemd has " in said and f" at {place}; " in said
+
+
+@pytest.mark.parametrize(
+    ("release", "at_boot", "emulator", "kind"),
+    [
+        ("6.12.48", "4-7", "4-5", "isolated"),
+        ("6.7.0-1", "6", "4-5", "isolated"),  # some are enough
+        ("6.12.48", "4-7", "", "isolated"),
+        ("6.12.48", "1-2", "4-5", "root"),
+        ("6.6.9", "4-7", "4-5", "root"),
+        ("6.12.48", "", "4-5", "root"),
+    ],
+)
+def test_of_cpus_that_were_isolated_at_boot_newer_kernels_make_no_partition_of_type_root(
+    release: str, at_boot: str, emulator: str, kind: str
+) -> None:
+    with booted() as kernel:
+        kernel.files["/proc/sys/kernel/osrelease"] = release
+        kernel.files[f"{CPU}/isolated"] = at_boot
+        reserve = step("reserve_cpus", cpus="6-7", emulator_cpus=emulator)
+        outcome = engine(kernel).apply("vm", [reserve, step("reserve_cpus", cpus="3", cgroup="/vms.slice")])
+        assert kernel.read(f"{CGROUP}/machine.slice/cpuset.cpus.partition") == kind
+        named = [warning for warning in outcome.warnings if "isolated at boot (isolcpus=)" in warning]
+        assert len(named) == (kind == "isolated" and bool(emulator)), outcome.warnings
+        assert not engine(kernel).apply("vm", [reserve, step("reserve_cpus", cpus="3", cgroup="/vms.slice")]).changed
+
+
+def test_a_partition_of_type_root_of_such_cpus_is_refused_with_the_option_s_name() -> None:
+    with booted() as kernel:
+        kernel.files["/proc/sys/kernel/osrelease"] = "6.12.48"
+        kernel.files[f"{CPU}/isolated"] = "4-7"
+        before = kernel.snapshot()
+        for cpus in ("4-7", "3-4"):
+            with pytest.raises(IsolationError) as error:
+                engine(kernel).apply("vm", [step("reserve_cpus", cpus=cpus, partition_type="root")])
+            assert str(error.value) == (
+                f"partition_type: Linux makes no partition of type root of CPUs {cpus}, as some"
+                " were isolated at boot (isolcpus=); use auto"
+            )
+        assert kernel.snapshot() == before
