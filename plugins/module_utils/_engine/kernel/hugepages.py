@@ -21,6 +21,7 @@ from .topology import NODE
 
 # The name of the kind.
 HUGEPAGES = "memory.hugepages"
+ALL_POOLS = "/sys/kernel/mm/hugepages"
 
 
 class Hugepages(Number):
@@ -29,7 +30,7 @@ class Hugepages(Number):
     adds_up = True
 
     def __init__(self, host: Host) -> None:
-        super().__init__(host, "hugepages", "node[0-9]{1,9}/[0-9]{1,9}kB", _file)
+        super().__init__(host, "hugepages", "node[0-9]{1,9}/[0-9]{1,9}kB", self._file)
 
     def write(self, name: str, value: str) -> None:
         """Set the number. The kernel takes it, and allocates as many as it can."""
@@ -48,11 +49,14 @@ class Hugepages(Number):
 
     def sizes(self, node: int) -> List[int]:
         """The sizes of huge pages that a NUMA node has a pool for, in KiB; none if the kernel has no huge pages."""
-        names = self._host.list(f"{NODE}/node{node}/hugepages")
+        names = self._host.list(self._pools(f"node{node}"))
         matches = (re.match(r"hugepages-([0-9]{1,9})kB\Z", name) for name in names)
         return sorted(int(match[1]) for match in matches if match)
 
+    def _file(self, name: str) -> str:
+        node, _slash, size = name.partition("/")
+        return f"{self._pools(node)}/hugepages-{size}/nr_hugepages"
 
-def _file(name: str) -> str:
-    node, _slash, size = name.partition("/")
-    return f"{NODE}/{node}/hugepages/hugepages-{size}/nr_hugepages"
+    def _pools(self, node: str) -> str:
+        """A directory for each size; a kernel without NUMA has them for all its memory."""
+        return f"{NODE}/{node}/hugepages" if self._host.exists(NODE) else ALL_POOLS

@@ -90,8 +90,10 @@ class Irqs(CpuList):
 
         It then refuses the affinity that the interrupt has already, with the same error.
         """
-        now = self.read(name)
-        return code in _NO_AFFINITY and bool(now) and self._host.probe_errno(self.where(name), f"{now}\n") == code
+        now = self.read(name) if code in _NO_AFFINITY else None
+        if not now or self._why_offline(now):  # of CPUs that are offline, the kernel says EINVAL, too
+            return False
+        return self._host.probe_errno(self.where(name), f"{now}\n") == code
 
     def why_not(self, name: str, new: str, to_come: Callable[[Address], str]) -> Optional[str]:
         """The kernel refuses CPUs that are all offline."""

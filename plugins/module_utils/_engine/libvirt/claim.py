@@ -62,7 +62,7 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
     reasons = _reasons(domain, around, emulator, shares) + ([hangs] if hangs and not always_hangs else [])
     kind, balanced = variables["isolate_partition_type"], domain.why_balanced()
     root_goes = not refuses_root(around.release, vcpus | emulator, around.topology)
-    if balanced and kind == "auto" and not root_goes:
+    if balanced and kind == "auto" and not root_goes and strategy == "partition":
         reasons.append(f"{balanced}, and Linux makes no partition of type root of CPUs isolated at boot (isolcpus=)")
     changed: Dict[str, List[Step]] = {}
     if reasons and strategy == "partition":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import Skipped
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.hugepages import NODE, Hugepages
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.hugepages import ALL_POOLS, NODE, Hugepages
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
 
 POOL = f"{NODE}/node1/hugepages/hugepages-2048kB/nr_hugepages"
@@ -33,6 +33,12 @@ def test_a_pool_is_a_number_in_a_file(pools: Hugepages) -> None:
 def test_sizes_are_those_that_a_node_has_a_pool_for(pools: Hugepages) -> None:
     assert pools.sizes(1) == [2048, 1048576]
     assert pools.sizes(0) == [] and pools.sizes(7) == []
+
+
+def test_a_kernel_without_numa_has_one_pool_of_each_size(tmp_path: Path) -> None:
+    pool = f"{ALL_POOLS}/hugepages-2048kB/nr_hugepages"
+    whole = Hugepages(FakeHost(str(tmp_path), {pool: "12\n"}))
+    assert whole.sizes(0) == [2048] and whole.where("node0/2048kB") == pool and whole.read("node0/2048kB") == "12"
 
 
 def test_pages_that_are_in_use_are_left_to_the_kernel(tmp_path: Path) -> None:

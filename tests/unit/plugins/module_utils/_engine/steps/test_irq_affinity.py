@@ -118,6 +118,18 @@ def test_an_interrupt_that_refuses_any_affinity_is_left_alone_and_no_change_in_t
         assert kernel.snapshot() == before
 
 
+def test_an_interrupt_whose_present_cpus_are_offline_is_not_taken_for_one_that_refuses_any_affinity() -> None:
+    with booted() as kernel:
+        kernel.part(Irqs).fixed = {1: errno.EINVAL}
+        kernel.hotplug(numbers("0-2,4-7"))
+        kernel.irqs[1] = numbers("3")
+        engine(kernel).apply("vm", [MASK])
+        assert "irq.affinity:1" not in engine(kernel).inspect()[0].permanent_skips
+        kernel.part(Irqs).fixed = {}
+        engine(kernel).apply("vm", [MASK])
+        assert kernel.irqs[1] == numbers("0-3")
+
+
 def test_an_interrupt_that_refuses_one_affinity_is_tried_again() -> None:
     with booted() as kernel:
         kernel.refuse = lambda what: os_error(errno.EINVAL) if "/proc/irq/1/" in what else None
