@@ -50,6 +50,10 @@ options:
         C(isolate_claim), C(isolate_persist) and C(isolate_python). Set C(isolate_vm_cpus) and C(isolate_emulator_cpus)
         only to use CPUs other than those in the XML. C(isolate_cgroup) defaults to the cgroup in which libvirt puts the
         domain.
+      - The key C(isolate_emulator) determines what happens to the CPUs of C(emulatorpin) and C(iothreadpin), unless
+        C(isolate_emulator_cpus) is given. With V(reserve), they are taken from the host. With V(share), the host keeps
+        them, and there is no partition, because it cannot share CPUs. The default V(auto) shares them if CPU 0 is
+        among them, or if they are all CPUs that the virtual machines leave to the host. Otherwise, it reserves them.
       - The keys C(required) and C(timeout) are also accepted. See the options O(required) and O(timeout).
       - Domains that are not listed here are left alone, unless O(default) is given.
     type: dict
@@ -196,6 +200,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._module import (
 # isort: split
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.libvirt import check_name
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.claim import DOMAIN_VARIABLES
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.events import (
     CREATED_BY,
     LONGEST_TIMEOUT,
@@ -241,7 +246,7 @@ def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
 def _checked(where: str, given: Optional[Mapping[str, Any]], common: Mapping[str, Any]) -> Dict[str, Any]:
     """What a domain is configured to, as far as it is given, checked as the role would check it."""
     options = dict(given or {})
-    checked = ArgumentSpecValidator({**VARIABLES, **SETTINGS}).validate(options)
+    checked = ArgumentSpecValidator({**VARIABLES, **DOMAIN_VARIABLES, **SETTINGS}).validate(options)
     if checked.error_messages:
         raise IsolationError(f"{where}: {'; '.join(checked.error_messages)}")
     configured = {**common, **{option: checked.validated_parameters[option] for option in options}}

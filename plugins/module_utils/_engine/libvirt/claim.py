@@ -20,6 +20,12 @@ from ..text.expression import Expression, evaluate, is_given
 from ..text.topology import Topology
 from .role_steps import items
 
+AUTO, RESERVE, SHARE = "auto", "reserve", "share"
+# What a domain can say besides the variables of the role: whether the CPUs of its emulator are taken from the host.
+DOMAIN_VARIABLES: Dict[str, Any] = {
+    "isolate_emulator": {"type": "str", "choices": [AUTO, RESERVE, SHARE], "default": AUTO},
+}
+
 
 class HostContext(NamedTuple):
     """The host that a domain starts on."""
@@ -49,14 +55,12 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
         raise IsolationError(
             f"the domain {domain.name!r} does not say where its vCPUs run; add {PIN_VCPUS} (virsh edit {domain.name})"
         )
-    wanted = _given(variables["isolate_emulator_cpus"], around, "isolate_emulator_cpus")
-    emulator = wanted or domain.emulator
     cgroup = normalized(variables["isolate_cgroup"] or domain.cgroup)
     asked = variables["isolate_strategy"]
     strategy, _reason = choose(asked, around.version, around.release, cgroup)
     lasting = lasting_partition(around, cgroup, creators)
-    # Many domains have their emulator on the host's CPUs. Then both share these CPUs, which a partition cannot do.
-    shares = not wanted and not around.topology.online() - vcpus - emulator - _taken(around) and not lasting
+    emulator, shares = _emulator(domain, variables, vcpus, around)
+    shares = shares and not lasting
     # In a partition, threads that are not pinned have its CPUs, otherwise they have all of the host.
     hangs, always_hangs = domain.why_starving(emulator), domain.why_starving(around.topology.online())
     reasons = _reasons(domain, around, emulator, shares) + ([hangs] if hangs and not always_hangs else [])
@@ -72,7 +76,14 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
         else:
             notes.append(f"a partition, though {' and '.join(reasons)}")
     if reasons and strategy != "partition":
-        changed = relaxed(around, cgroup, creators, emulators=not shares)
+        changed = relaxed(around, cgroup, creators, emulator if shares else NONE)
+    if shares and strategy == "partition" and _how(variables) == SHARE:
+        raise IsolationError(
+            f"the domain {domain.name!r} has its emulator on CPUs {format_list(emulator)}, which it is to share with"
+            " the host, and a partition shares no CPUs; use isolate_strategy: slices, or isolate_emulator: reserve"
+        )
+    if shares and strategy != "partition":
+        notes.append(f"its emulator shares CPUs {format_list(emulator)} with the host")
     if strategy == "partition" and hangs and not always_hangs:
         raise IsolationError(
             f"the domain {domain.name!r} would hang in a partition: {hangs}, or use isolate_strategy: slices"
@@ -108,6 +119,26 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
         "isolate_cgroup": cgroup,
     }
     return Decision(items(complete), changed, notes)
+
+
+def _emulator(domain: Domain, variables: Mapping[str, Any], vcpus: CpuSet, around: HostContext) -> Tuple[CpuSet, bool]:
+    """The CPUs of emulator and I/O threads, and whether they are shared with the host instead of reserved.
+
+    Many domains have their emulator on CPUs of the host: on CPU 0, which hosts rarely do without, or on all that the
+    vCPUs leave. A partition cannot share CPUs.
+    """
+    given, how = _given(variables["isolate_emulator_cpus"], around, "isolate_emulator_cpus"), _how(variables)
+    if given:
+        return given, False
+    if how != AUTO:
+        return domain.emulator, how == SHARE and bool(domain.emulator - vcpus)
+    all_left = not around.topology.online() - vcpus - domain.emulator - _taken(around)
+    return domain.emulator, all_left or 0 in domain.emulator - vcpus
+
+
+def _how(variables: Mapping[str, Any]) -> str:
+    """What is to happen to the emulator's CPUs; if the variable that names them is empty, none are reserved."""
+    return SHARE if variables["isolate_emulator_cpus"] in ("", []) else str(variables["isolate_emulator"])
 
 
 def _on_online_cpus(domain: Domain, around: HostContext) -> Tuple[Domain, List[str]]:
@@ -158,15 +189,15 @@ def lasting_partition(around: HostContext, cgroup: str, creators: Sequence[str])
     return found
 
 
-def relaxed(around: HostContext, cgroup: str, creators: Sequence[str], emulators: bool) -> Dict[str, List[Step]]:
+def relaxed(around: HostContext, cgroup: str, creators: Sequence[str], shared: CpuSet = NONE) -> Dict[str, List[Step]]:
     """The claims that must give up a partition around a cgroup, if their strategy allows it, with steps that do so.
 
-    Unless `emulators`, they no longer reserve CPUs for emulators.
+    They no longer reserve CPUs for emulators that are `shared` with the host.
     """
     found = {}
     for name, claim in reserving(around.claims, cgroup).items():
         if claim.created_by in creators:
-            steps = [_relax(step, around, emulators) if _reserves(step, cgroup) else step for step in claim.steps]
+            steps = [_relax(step, around, shared) if _reserves(step, cgroup) else step for step in claim.steps]
             if tuple(steps) != claim.steps:
                 found[name] = steps
     return found
@@ -185,12 +216,13 @@ def _path(step: Step) -> str:
     return normalized(step.arguments["cgroup"])
 
 
-def _relax(step: Step, around: HostContext, emulators: bool) -> Step:
+def _relax(step: Step, around: HostContext, shared: CpuSet) -> Step:
     given = dict(step.arguments)
     if given["strategy"] == "auto" and choose("auto", around.version, around.release, _path(step))[0] == "partition":
         given["strategy"] = "slices"
-    if not emulators and given["strategy"] != "partition":
-        given["emulator_cpus"] = ""
+    if given["strategy"] != "partition" and is_given(given["emulator_cpus"]) and shared:
+        emulator = evaluate(given["emulator_cpus"], around.topology, "emulator_cpus", must_be_online=False)
+        given["emulator_cpus"] = "" if emulator & shared else given["emulator_cpus"]
     return step._replace(arguments=given)
 
 

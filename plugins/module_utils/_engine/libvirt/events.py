@@ -22,7 +22,7 @@ from ..text.cgroup_path import from_option
 from ..text.cpus import format_list
 from ..text.domain_xml import LIMIT, Domain, parse
 from ..transaction.engine import Engine
-from .claim import HostContext, decide, lasting_partition, relaxed, reserving
+from .claim import DOMAIN_VARIABLES, HostContext, decide, lasting_partition, relaxed, reserving
 from .role_steps import VARIABLES
 
 # Nobody else's claims are changed or reverted.
@@ -30,7 +30,7 @@ CREATED_BY = "libvirt"
 LONGEST_TIMEOUT = 3600  # seconds
 # A VM that has ended waits for nothing, and a claim that is not reverted is worse than one that is reverted late.
 RELEASE_TIMEOUT = 600
-# The options of a domain besides the variables of the role.
+# The options of a domain besides the variables; the module has them for all domains, too.
 SETTINGS: Dict[str, Any] = {
     "required": {"type": "bool", "default": True},
     "timeout": {"type": "int", "default": TIMEOUT},
@@ -108,7 +108,7 @@ class Event:
         if lasting:
             lines.append(f"{cgroup} is in a partition that has CPUs {format_list(lasting)}: it can have no others")
         elif around.version == 2:
-            lines += self._change(relaxed(around, cgroup, (CREATED_BY,), emulators=True))
+            lines += self._change(relaxed(around, cgroup, (CREATED_BY,)))
         return lines
 
     def _prepare(self) -> List[str]:
@@ -189,7 +189,7 @@ def _complete(path: str, text: str) -> Dict[str, Any]:
         given = json.loads(text)
         if not isinstance(given, dict):
             raise ValueError("it is not a JSON object")
-        configured = validated(path, {**VARIABLES, **SETTINGS}, given)
+        configured = validated(path, {**VARIABLES, **DOMAIN_VARIABLES, **SETTINGS}, given)
         if not 0 < configured["timeout"] <= LONGEST_TIMEOUT:
             raise ValueError(f"timeout is {configured['timeout']}; expected 1 to {LONGEST_TIMEOUT} seconds")
         return configured

@@ -14,6 +14,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.arguments i
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.topology import CPU, SysfsTopology
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.claim import (
+    DOMAIN_VARIABLES,
     HostContext,
     decide,
     lasting_partition,
@@ -29,6 +30,7 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import step
 
 ISOLATED, OLDER = "6.1.0", "5.10.0"
+ALL = {**VARIABLES, **DOMAIN_VARIABLES}
 
 
 def pinned(vcpus: str, emulator: str = "", cgroup: str = "/machine.slice") -> Domain:
@@ -50,7 +52,7 @@ def claim(
     **variables: Any,
 ) -> Tuple[Dict[str, Any], List[str]]:
     """The arguments of its step reserve_cpus, and the notes."""
-    complete = validated("test", VARIABLES, {f"isolate_{name}": value for name, value in variables.items()})
+    complete = validated("test", ALL, {f"isolate_{name}": value for name, value in variables.items()})
     decision = decide(domain, complete, around(tmp_path, version, release, others=others), ("libvirt",))
     (reserve,) = (item["reserve_cpus"] for item in decision.items if "reserve_cpus" in item)
     return reserve, decision.notes
@@ -72,7 +74,7 @@ def test_cpus_of_both_are_the_vcpus(tmp_path: Path) -> None:
 def offline(tmp_path: Path, domain: Domain) -> Tuple[Dict[str, Any], List[str]]:
     """The same on a host with 8 CPUs, of which 6-7 are offline."""
     host = FakeHost(str(tmp_path), {f"{CPU}/online": "0-5", f"{CPU}/possible": "0-7"})
-    decision = decide(domain, validated("test", VARIABLES, {}), HostContext(SysfsTopology(host), 2, ISOLATED), ())
+    decision = decide(domain, validated("test", ALL, {}), HostContext(SysfsTopology(host), 2, ISOLATED), ())
     return decision.items[2]["reserve_cpus"], decision.notes
 
 
@@ -114,7 +116,7 @@ def test_what_is_configured_comes_first(tmp_path: Path) -> None:
 
 
 def test_every_step_has_the_vcpus(tmp_path: Path) -> None:
-    steps = decide(pinned("4-5", "7"), validated("test", VARIABLES, {}), around(tmp_path), ()).items
+    steps = decide(pinned("4-5", "7"), validated("test", ALL, {}), around(tmp_path), ()).items
     assert [next(iter(item)) for item in steps] == [
         "drop_caches",
         "cpu_governor",
@@ -159,6 +161,43 @@ def test_an_emulator_on_all_of_the_host_s_cpus_shares_them(tmp_path: Path) -> No
     assert reserved(reserve)[:3] == ("4-7", "", "slices") and "pinned to the host's CPUs 0-3" in notes[0]
     assert reserved(claim(tmp_path, pinned("4-7", "0-3"), version=1)[0])[:3] == ("4-7", "", "auto")
     assert reserved(claim(tmp_path, pinned("4-7", "0-7"), strategy="slices")[0])[:3] == ("4-7", "", "slices")
+
+
+WIDESPREAD = pinned("2-3,6-7", "0")  # the host keeps 0-1 and 4-5
+
+
+def test_an_emulator_on_cpu_0_shares_it_unless_the_domain_says_otherwise(tmp_path: Path) -> None:
+    reserve, notes = claim(tmp_path, WIDESPREAD)
+    assert reserved(reserve)[:3] == ("2-3,6-7", "", "slices")
+    assert notes == [
+        "strategy slices, because its emulator is pinned to the host's CPUs 0",
+        "its emulator shares CPUs 0 with the host",
+    ]
+    assert reserved(claim(tmp_path, WIDESPREAD, emulator="reserve")[0])[:3] == ("2-3,6-7", "0", "auto")
+    assert reserved(claim(tmp_path, WIDESPREAD, version=1)[0])[:3] == ("2-3,6-7", "", "auto")
+    assert claim(tmp_path, WIDESPREAD, version=1)[1] == ["its emulator shares CPUs 0 with the host"]
+    assert reserved(claim(tmp_path, WIDESPREAD, strategy="partition")[0])[:3] == ("2-3,6-7", "0", "partition")
+
+
+@pytest.mark.parametrize("given", [{"emulator": "share"}, {"emulator_cpus": ""}, {"emulator_cpus": []}])
+def test_an_emulator_shares_its_cpus_if_the_domain_says_so(tmp_path: Path, given: Dict[str, Any]) -> None:
+    reserve, notes = claim(tmp_path, pinned("4-5", "3"), **given)
+    assert reserved(reserve)[:3] == ("4-5", "", "slices") and notes[-1] == "its emulator shares CPUs 3 with the host"
+    with pytest.raises(
+        IsolationError, match=r"its emulator on CPUs 3, which it is to share .* a partition shares no CPUs"
+    ):
+        claim(tmp_path, pinned("4-5", "3"), strategy="partition", **given)
+    assert claim(tmp_path, pinned("4-5", "4"), **given)[1] == []  # there is nothing to share
+
+
+def test_what_an_emulator_shares_is_no_longer_reserved_by_others_and_nothing_else(tmp_path: Path) -> None:
+    both = step("reserve_cpus", cpus="4", emulator_cpus="0-1"), step("reserve_cpus", cpus="5", emulator_cpus="1")
+    here = around(tmp_path, claims={"a": Claim(both[:1], (), "libvirt"), "b": Claim(both[1:], (), "libvirt")})
+    decision = decide(pinned("6-7", "0"), validated("test", ALL, {}), here, ("libvirt",))
+    assert decision.changed == {
+        "a": [changed(both[0], emulator_cpus="", strategy="slices")],
+        "b": [changed(both[1], strategy="slices")],
+    }
 
 
 def test_an_emulator_outside_of_the_claim_needs_another_strategy(tmp_path: Path) -> None:
@@ -208,11 +247,11 @@ def test_where_no_partition_of_type_root_goes_threads_that_float_have_none(
 ) -> None:
     host = FakeHost(str(tmp_path), {f"{CPU}/online": "0-7", f"{CPU}/isolated": at_boot})
     context = HostContext(SysfsTopology(host), 2, release)
-    decision = decide(written(PINS), validated("test", VARIABLES, {}), context, ())
+    decision = decide(written(PINS), validated("test", ALL, {}), context, ())
     reserve = decision.items[2]["reserve_cpus"]
     assert (reserve["strategy"], reserve["partition_type"]) == (strategy, kind)
     assert ("isolated at boot (isolcpus=)" in decision.notes[0]) == (strategy == "slices")
-    assert decide(written(PINS + EMULATOR), validated("test", VARIABLES, {}), context, ()).notes == []
+    assert decide(written(PINS + EMULATOR), validated("test", ALL, {}), context, ()).notes == []
 
 
 def test_no_emulator_is_shut_in_with_real_time_vcpus(tmp_path: Path) -> None:
@@ -262,12 +301,12 @@ def test_claims_that_leave_the_choice_go_on_without_a_partition(tmp_path: Path) 
     here = around(tmp_path, claims=CLAIMS)
     assert set(reserving(CLAIMS, "/machine.slice")) == {"auto", "asked", "by hand"}
     slices = changed(AUTO, strategy="slices")
-    assert relaxed(here, "/machine.slice", ("libvirt",), emulators=True) == {"auto": [step("drop_caches"), slices]}
-    assert relaxed(here, "/none.slice", ("libvirt",), emulators=True) == {}
+    assert relaxed(here, "/machine.slice", ("libvirt",)) == {"auto": [step("drop_caches"), slices]}
+    assert relaxed(here, "/none.slice", ("libvirt",)) == {}
     alone = changed(slices, emulator_cpus="")
-    assert relaxed(here, "/machine.slice", ("libvirt",), emulators=False) == {"auto": [step("drop_caches"), alone]}
+    assert relaxed(here, "/machine.slice", ("libvirt",), parse_list("3")) == {"auto": [step("drop_caches"), alone]}
     here = around(tmp_path, version=1, claims=CLAIMS)
-    assert relaxed(here, "/machine.slice", ("libvirt",), emulators=True) == {}
+    assert relaxed(here, "/machine.slice", ("libvirt",)) == {}
 
 
 @pytest.mark.parametrize(("version", "strategy"), [(2, "slices"), (1, "auto")])
@@ -276,7 +315,7 @@ def test_two_domains_whose_emulators_are_where_the_host_is_share_its_cpus(
 ) -> None:
     first = step("reserve_cpus", cpus="4-5", emulator_cpus="0-3")
     here = around(tmp_path, version, claims={"first": Claim((first,), (), "libvirt")})
-    decision = decide(pinned("6-7", "0-3"), validated("test", VARIABLES, {}), here, ("libvirt",))
+    decision = decide(pinned("6-7", "0-3"), validated("test", ALL, {}), here, ("libvirt",))
     (reserve,) = (item["reserve_cpus"] for item in decision.items if "reserve_cpus" in item)
     assert reserved(reserve)[:3] == ("6-7", "", strategy)
     assert decision.changed == {"first": [changed(first, emulator_cpus="", strategy=strategy)]}
@@ -289,7 +328,7 @@ def test_an_emulator_that_is_configured_stays_reserved(tmp_path: Path) -> None:
 
 def decided(tmp_path: Path, domain: Domain, claims: Dict[str, Claim], **variables: Any) -> Dict[str, Any]:
     """The arguments of the step reserve_cpus of a domain that starts beside claims."""
-    complete = validated("test", VARIABLES, {f"isolate_{name}": value for name, value in variables.items()})
+    complete = validated("test", ALL, {f"isolate_{name}": value for name, value in variables.items()})
     decision = decide(domain, complete, around(tmp_path, claims=claims, others=OTHERS), ("libvirt",))
     assert not decision.changed
     return next(item["reserve_cpus"] for item in decision.items if "reserve_cpus" in item)

@@ -40,7 +40,7 @@ def configured(kernel: FakeKernel, path: str, **given: Any) -> None:
     """A configuration file."""
     os.makedirs(os.path.dirname(kernel.root + path), exist_ok=True)
     with open(kernel.root + path, "w", encoding="utf-8") as stream:
-        json.dump({"isolate_compact_memory": False, **given}, stream)
+        json.dump({"isolate_compact_memory": False, "isolate_emulator": "reserve", **given}, stream)
 
 
 def happens(kernel: FakeKernel, name: str, operation: str, given: bytes = b"") -> List[str]:
