@@ -59,14 +59,16 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
     asked = variables["isolate_strategy"]
     strategy, _reason = choose(asked, around.version, around.release, cgroup)
     lasting = lasting_partition(around, cgroup, creators)
-    emulator, shares = _emulator(domain, variables, vcpus, around)
-    shares = shares and not lasting
+    emulator, shares = _emulator(domain, variables, vcpus, around, lasting)
     # In a partition, threads that are not pinned have its CPUs, otherwise they have all of the host.
-    hangs, always_hangs = domain.why_starving(emulator), domain.why_starving(around.topology.online())
-    reasons = _reasons(domain, around, emulator, shares) + ([hangs] if hangs and not always_hangs else [])
+    always_hangs = domain.why_starving(around.topology.online())
+    hangs = "" if always_hangs else domain.why_starving(emulator)
+    if always_hangs:
+        notes.append(f"the domain may hang: {always_hangs}")
+    reasons = _reasons(domain, around, emulator, shares) + ([hangs] if hangs else [])
     kind, balanced = variables["isolate_partition_type"], domain.why_balanced()
     root_goes = not refuses_root(around.release, vcpus | emulator, around.topology)
-    if balanced and kind == "auto" and not root_goes and strategy == "partition":
+    if strategy == "partition" and kind == "auto" and balanced and not root_goes:
         reasons.append(f"{balanced}, and Linux makes no partition of type root of CPUs isolated at boot (isolcpus=)")
     changed: Dict[str, List[Step]] = {}
     if reasons and strategy == "partition":
@@ -77,39 +79,18 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
             notes.append(f"a partition, though {' and '.join(reasons)}")
     if reasons and strategy != "partition":
         changed = relaxed(around, cgroup, creators, emulator if shares else NONE)
-    if shares and strategy == "partition" and _how(variables) == SHARE:
-        raise IsolationError(
-            f"the domain {domain.name!r} has its emulator on CPUs {format_list(emulator)}, which it is to share with"
-            " the host, and a partition shares no CPUs; use isolate_strategy: slices, or isolate_emulator: reserve"
-        )
-    if shares and strategy != "partition":
-        notes.append(f"its emulator shares CPUs {format_list(emulator)} with the host")
-    if strategy == "partition" and hangs and not always_hangs:
-        raise IsolationError(
-            f"the domain {domain.name!r} would hang in a partition: {hangs}, or use isolate_strategy: slices"
-        )
-    if always_hangs:
-        notes.append(f"the domain may hang: {always_hangs}")
-    if shares and strategy != "partition":
-        emulator = NONE
-    pinned = domain.vcpus | domain.emulator
-    if strategy == "partition" and pinned - vcpus - emulator:
-        raise IsolationError(
-            f"the domain {domain.name!r} is pinned to CPUs {format_list(pinned)}, but its claim has"
-            f" {format_list(vcpus | emulator)}: in a partition the kernel gives its threads no others. Add"
-            f" {format_list(pinned - vcpus - emulator)} to isolate_emulator_cpus, or use isolate_strategy: slices"
-        )
-    if strategy != "partition" and lasting and pinned - lasting:
-        raise IsolationError(
-            f"the domain {domain.name!r} is pinned to CPUs {format_list(pinned)}, but {cgroup} is in a partition that"
-            f" has {format_list(lasting)}: the kernel gives its threads no others. Use isolate_strategy: partition, or"
-            " give the domain a cgroup of its own, <resource><partition>/vfio</partition></resource>"
-        )
-    if strategy == "partition" and balanced and kind == "isolated":
-        notes.append(f"partition type isolated, though {balanced}")
-    elif strategy == "partition" and balanced and kind == "auto" and root_goes:
-        kind = "root"
-        notes.append(f"partition type root, because {balanced}")
+    if strategy == "partition":
+        _check_partition(domain, vcpus, emulator, shares and _how(variables) == SHARE, hangs)
+        if balanced and kind == "auto" and root_goes:
+            kind = "root"
+            notes.append(f"partition type root, because {balanced}")
+        elif balanced and kind == "isolated":
+            notes.append(f"partition type isolated, though {balanced}")
+    else:
+        _check_lasting(domain, cgroup, lasting)
+        if shares:
+            notes.append(f"its emulator shares CPUs {format_list(emulator)} with the host")
+            emulator = NONE
     complete = {
         **variables,
         "isolate_vm_cpus": format_list(vcpus),
@@ -121,7 +102,40 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
     return Decision(items(complete), changed, notes)
 
 
-def _emulator(domain: Domain, variables: Mapping[str, Any], vcpus: CpuSet, around: HostContext) -> Tuple[CpuSet, bool]:
+def _check_partition(domain: Domain, vcpus: CpuSet, emulator: CpuSet, must_share: bool, hangs: str) -> None:
+    """Raise IsolationError if a domain cannot run in a partition with these CPUs."""
+    if must_share:
+        raise IsolationError(
+            f"the domain {domain.name!r} has its emulator on CPUs {format_list(emulator)}, which it is to share with"
+            " the host, and a partition shares no CPUs; use isolate_strategy: slices, or isolate_emulator: reserve"
+        )
+    if hangs:
+        raise IsolationError(
+            f"the domain {domain.name!r} would hang in a partition: {hangs}, or use isolate_strategy: slices"
+        )
+    pinned = domain.vcpus | domain.emulator
+    if pinned - vcpus - emulator:
+        raise IsolationError(
+            f"the domain {domain.name!r} is pinned to CPUs {format_list(pinned)}, but its claim has"
+            f" {format_list(vcpus | emulator)}: in a partition the kernel gives its threads no others. Add"
+            f" {format_list(pinned - vcpus - emulator)} to isolate_emulator_cpus, or use isolate_strategy: slices"
+        )
+
+
+def _check_lasting(domain: Domain, cgroup: str, lasting: CpuSet) -> None:
+    """Raise IsolationError if a domain has CPUs outside of the partition that its cgroup is in, and that must stay."""
+    pinned = domain.vcpus | domain.emulator
+    if lasting and pinned - lasting:
+        raise IsolationError(
+            f"the domain {domain.name!r} is pinned to CPUs {format_list(pinned)}, but {cgroup} is in a partition that"
+            f" has {format_list(lasting)}: the kernel gives its threads no others. Use isolate_strategy: partition, or"
+            " give the domain a cgroup of its own, <resource><partition>/vfio</partition></resource>"
+        )
+
+
+def _emulator(
+    domain: Domain, variables: Mapping[str, Any], vcpus: CpuSet, around: HostContext, lasting: CpuSet
+) -> Tuple[CpuSet, bool]:
     """The CPUs of emulator and I/O threads, and whether they are shared with the host instead of reserved.
 
     Many domains have their emulator on CPUs of the host: on CPU 0, which hosts rarely do without, or on all that the
@@ -133,7 +147,7 @@ def _emulator(domain: Domain, variables: Mapping[str, Any], vcpus: CpuSet, aroun
     if how != AUTO:
         return domain.emulator, how == SHARE and bool(domain.emulator - vcpus)
     all_left = not around.topology.online() - vcpus - domain.emulator - _taken(around)
-    return domain.emulator, all_left or 0 in domain.emulator - vcpus
+    return domain.emulator, (all_left or 0 in domain.emulator - vcpus) and not lasting
 
 
 def _how(variables: Mapping[str, Any]) -> str:

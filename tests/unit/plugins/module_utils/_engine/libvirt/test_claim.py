@@ -190,6 +190,12 @@ def test_an_emulator_shares_its_cpus_if_the_domain_says_so(tmp_path: Path, given
     assert claim(tmp_path, pinned("4-5", "4"), **given)[1] == []  # there is nothing to share
 
 
+def test_an_emulator_shares_nothing_in_a_partition_that_stays(tmp_path: Path) -> None:
+    assert reserved(decided(tmp_path, pinned("6-7", "0"), ASKED))[:3] == ("6-7", "0", "auto")
+    with pytest.raises(IsolationError, match="a partition shares no CPUs"):
+        decided(tmp_path, pinned("6-7", "0"), ASKED, emulator="share")
+
+
 def test_what_an_emulator_shares_is_no_longer_reserved_by_others_and_nothing_else(tmp_path: Path) -> None:
     both = step("reserve_cpus", cpus="4", emulator_cpus="0-1"), step("reserve_cpus", cpus="5", emulator_cpus="1")
     here = around(tmp_path, claims={"a": Claim(both[:1], (), "libvirt"), "b": Claim(both[1:], (), "libvirt")})
