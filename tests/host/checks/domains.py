@@ -34,6 +34,21 @@ GUEST = bytes.fromhex(
     "f4 ebfd"  # hlt, for ever
 )
 
+# A guest whose vCPUs are all busy: it wakes those that wait, as the Intel SDM says (INIT, then a start-up interrupt).
+BUSY_IMAGE = "/var/lib/libvirt/images/vfio-isolation-busy.img"
+BUSY_GUEST = bytes.fromhex(
+    "fa 31c0 8ed8"  # cli; ds = 0
+    "0f0116707c 0f20c0 0c01 0f22c0 66ea1a7c00000800"  # to 32 bits, with the descriptors below
+    "b810000000 8ed8"
+    "66c70500800000ebfe"  # at 0x8000, for the others: jump to itself
+    "c7050003e0fe00450c00 b900001000 e2fe"  # INIT to all others, and wait
+    "c7050003e0fe08460c00 b900001000 e2fe"  # start at 0x8000
+    "c7050003e0fe08460c00 ebfe"  # once more, then jump to itself
+    "0000000000000000 ffff0000009acf00 ffff00000092cf00"  # descriptors: none, code, data
+    "1700587c0000"  # their size and address
+)
+GUESTS = {IMAGE: GUEST, BUSY_IMAGE: BUSY_GUEST}
+
 
 def install(*named: str, default: dict[str, Any] | None = None, **domains: dict[str, Any]) -> None:
     """Install the hook for these domains; it goes when the check ends."""
@@ -42,29 +57,38 @@ def install(*named: str, default: dict[str, Any] | None = None, **domains: dict[
     Installation(Host(), check=False).hook(hook_files(configured, default, PYTHON))
 
 
-def xml(name: str, pins: str, emulator: str = "", inside: str = "", vcpu: str = "<vcpu>{}</vcpu>") -> str:
+def xml(
+    name: str,
+    pins: str,
+    emulator: str = "",
+    inside: str = "",
+    vcpu: str = "<vcpu>{}</vcpu>",
+    tuned: str = "",
+    image: str = IMAGE,
+) -> str:
     """A domain with a vCPU on each of these CPUs."""
     numbers = pins.split(",") if pins else [""]
     tune = "".join(f"<vcpupin vcpu='{vcpu}' cpuset='{cpu}'/>" for vcpu, cpu in enumerate(numbers) if cpu)
-    tune += f"<emulatorpin cpuset='{emulator}'/>" if emulator else ""
+    tune += (f"<emulatorpin cpuset='{emulator}'/>" if emulator else "") + tuned
     return (
         "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>"
         f"<name>{name}</name><memory unit='MiB'>32</memory>{vcpu.format(len(numbers))}<cputune>{tune}</cputune>"
         "<os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features><devices>"
-        f"<disk type='file' device='floppy'><driver name='qemu' type='raw'/><source file='{IMAGE}'/>"
+        f"<disk type='file' device='floppy'><driver name='qemu' type='raw'/><source file='{image}'/>"
         "<target dev='fda'/><readonly/></disk>"
         f"<controller type='usb' model='none'/><memballoon model='none'/></devices>{inside}</domain>"
     )
 
 
-def define(name: str, pins: str, emulator: str = "", inside: str = "") -> None:
+def define(name: str, pins: str, emulator: str = "", inside: str = "", **more: str) -> None:
     """Define a domain; it is ended and undefined when the check ends."""
-    if not os.path.exists(IMAGE):
-        with open(IMAGE, "wb") as image:
-            image.write(GUEST.ljust(510, b"\0") + b"\x55\xaa" + bytes(1440 * 1024 - 512))
+    for path, guest in GUESTS.items():
+        if not os.path.exists(path):
+            with open(path, "wb") as image:
+                image.write(guest.ljust(510, b"\0") + b"\x55\xaa" + bytes(1440 * 1024 - 512))
     at_end(lambda: virsh("undefine", name))
     at_end(lambda: virsh("destroy", name))
-    done = virsh("define", "/dev/stdin", given=xml(name, pins, emulator, inside))
+    done = virsh("define", "/dev/stdin", given=xml(name, pins, emulator, inside, **more))
     assert done.returncode == 0, done.stdout
 
 
@@ -121,6 +145,17 @@ def threads(name: str) -> dict[str, set[int]]:
         comm = read(f"/proc/{thread}/comm")
         found.setdefault(comm, set()).update(os.sched_getaffinity(int(thread)))
     return found
+
+
+def seconds_of_vcpus(name: str) -> list[float]:
+    """The CPU time that each vCPU of a domain has had."""
+    found, tasks = {}, f"/proc/{process(name)}/task"
+    for thread in os.listdir(tasks):
+        match = re.match(r"CPU (\d+)", read(f"{tasks}/{thread}/comm"))
+        if match:
+            fields = read(f"{tasks}/{thread}/stat").rpartition(")")[2].split()
+            found[int(match[1])] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return [found[number] for number in sorted(found)]
 
 
 def vcpus(name: str) -> list[set[int]]:

@@ -14,6 +14,7 @@ import subprocess
 import time
 
 from .domains import (
+    BUSY_IMAGE,
     define,
     destroy,
     ended,
@@ -21,6 +22,7 @@ from .domains import (
     install,
     logged,
     process,
+    seconds_of_vcpus,
     start,
     state,
     threads,
@@ -197,6 +199,66 @@ def check_emulator_on_all_that_is_left() -> None:
     unchanged(before)
 
 
+def check_emulator_on_cpu_0() -> None:
+    """An emulator and its domain as they are widespread: the host keeps CPU 0, unless the domain says otherwise."""
+    before = _two()
+    define("wide", "2,3,6,7", "0")
+    install("wide")
+    start("wide")
+    assert_isolated({2, 3, 6, 7}, "slices")
+    assert cpus(read(f"{CGROUP}/system.slice/cpuset.cpus.effective")) == {0, 1, 4, 5}
+    assert vcpus("wide") == [{2}, {3}, {6}, {7}] and threads("wide")["qemu-system-x86"] == {0}
+    destroy("wide")
+    unchanged(before)
+    install(wide={"isolate_emulator": "reserve"})
+    start("wide")
+    assert_isolated({0, 2, 3, 6, 7}, emulator={0})
+    destroy("wide")
+    unchanged(before)
+
+
+def check_threads_that_float() -> None:
+    """Four busy vCPUs with the same four CPUs have one each: in an isolated partition, they would share the first."""
+    before = _two()
+    define("loose", "", vcpu="<vcpu cpuset='4-7'>4</vcpu>", image=BUSY_IMAGE)
+    shares = {}
+    for kind, expected in (("auto", "root"), ("isolated", "isolated")):
+        install(loose={"isolate_partition_type": kind})
+        began = time.time()
+        start("loose")
+        assert read(f"{CGROUP}/machine.slice/cpuset.cpus.partition") == expected
+        assert "its vCPU 0 is pinned to several CPUs, 4-7" in logged(began)
+        time.sleep(8)  # until the guest has woken them
+        since, earlier = time.monotonic(), seconds_of_vcpus("loose")
+        time.sleep(10)
+        passed = time.monotonic() - since
+        shares[kind] = [(now - earlier[i]) / passed for i, now in enumerate(seconds_of_vcpus("loose"))]
+        destroy("loose")
+        unchanged(before)
+    print({kind: [round(share, 2) for share in each] for kind, each in shares.items()})
+    assert len(shares["auto"]) == 4 and min(shares["auto"]) >= 0.8 > min(shares["isolated"]), shares
+
+
+def check_real_time_vcpus() -> None:
+    """A domain with real-time vCPUs and an emulator that is not pinned boots to its end: it is in no partition."""
+    before = _two()
+    tuned = "<vcpusched vcpus='0-1' scheduler='fifo' priority='1'/>"
+    define("fast", "4,5", tuned=tuned)
+    install("fast")
+    start("fast")
+    assert_isolated(CPUS["one"], "slices")
+    policies = {os.sched_getscheduler(int(n)) for n in os.listdir(f"/proc/{process('fast')}/task")}
+    assert os.SCHED_FIFO in policies
+    time.sleep(5)  # until its one sector runs
+    assert virsh("shutdown", "fast").returncode == 0
+    ended("fast", "shut off (shutdown)")
+    unchanged(before)
+    install(fast={"isolate_strategy": "partition"})
+    failed = virsh("start", "fast")
+    assert failed.returncode != 0 and "<emulatorpin" in failed.stdout, failed.stdout
+    unchanged(before)
+
+
 def check_resource_partition() -> None:
     """A domain that libvirt puts into a slice of its own is isolated there."""
     before = _two()
@@ -265,6 +327,8 @@ def check_nothing_is_left() -> None:
     from module_utils._engine.paths import HOOK, ROOT, RUNNER
     from module_utils._install import Installation
 
+    reload = "systemctl daemon-reload; systemctl daemon-reload"  # systemd takes back what VMs needed that have ended
+    sh(reload)
     before = _two()
     start("one")
     assert not hooks_run()
@@ -274,6 +338,7 @@ def check_nothing_is_left() -> None:
     assert state("one").startswith("running") and vcpus("one") == [{4}, {5}]
     assert not any(os.path.lexists(path) for path in (ROOT, HOOK, RUNNER, os.path.dirname(HOOK)))
     destroy("one")
+    sh(reload)
     unchanged(before)
 
 
