@@ -349,7 +349,7 @@ def check_two_emulators_on_the_host_s_cpus() -> None:
         virsh("undefine", name)
         define(name, ",".join(map(str, sorted(CPUS[name]))), "0-3")
     start("one")
-    assert_isolated({0, 1, 2, 3, 4, 5}, emulator={0, 1, 2, 3})
+    assert_isolated(CPUS["one"], "slices")
     start("two")
     assert_isolated(strategy="slices")
     assert (
