@@ -200,14 +200,13 @@ from ansible_collections.vfio.isolation.plugins.module_utils._module import (
 # isort: split
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.libvirt import check_name
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.claim import DOMAIN_VARIABLES
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.events import (
     CREATED_BY,
     LONGEST_TIMEOUT,
+    OPTIONS,
     SETTINGS,
     event_lock,
 )
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.role_steps import VARIABLES
 from ansible_collections.vfio.isolation.plugins.module_utils._host_files import hook_files
 from ansible_collections.vfio.isolation.plugins.module_utils._install import Installation, check_python
 
@@ -246,7 +245,7 @@ def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
 def _checked(where: str, given: Optional[Mapping[str, Any]], common: Mapping[str, Any]) -> Dict[str, Any]:
     """What a domain is configured to, as far as it is given, checked as the role would check it."""
     options = dict(given or {})
-    checked = ArgumentSpecValidator({**VARIABLES, **DOMAIN_VARIABLES, **SETTINGS}).validate(options)
+    checked = ArgumentSpecValidator(OPTIONS).validate(options)
     if checked.error_messages:
         raise IsolationError(f"{where}: {'; '.join(checked.error_messages)}")
     configured = {**common, **{option: checked.validated_parameters[option] for option in options}}

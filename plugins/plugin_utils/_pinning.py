@@ -51,7 +51,7 @@ class FactsTopology(Topology):
                 for number, row in facts["node_distances"].items()
             }
             types = facts["types"]
-            self._types = None if types is None else {name: parse_list(cpus) for name, cpus in types.items()}
+            self._types = None if types is None else dict(_sets(types))
             self._cores = sorted(map(parse_list, facts["cores"]), key=min)
             self._l3 = [(parse_list(domain["cpus"]), int(domain["bytes"])) for domain in facts["l3"]]
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Optional
+from typing import Optional, Tuple
 
 from ..errors import IsolationError, Refused
 from ..paths import IRQBALANCE_SENT
@@ -39,6 +39,7 @@ class Irqbalance(Kind):
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._nameless: Optional[Tuple[int, ...]] = None  # what was found, once that was looked for
 
     def running(self) -> Optional[str]:
         """The `PID:START` of the irqbalance that listens here."""
@@ -56,8 +57,11 @@ class Irqbalance(Kind):
 
         Without /run/irqbalance, it binds a name that is all NUL bytes; in a container, /run may be its own.
         """
-        numbers = sorted(int(name) for name in self._host.list("/proc") if is_number(name))
-        return next((n for n in numbers if (self._host.read(f"/proc/{n}/comm") or "").strip() == "irqbalance"), None)
+        if self._nameless is None:  # each claim asks, and a host has many processes
+            numbers = sorted(int(name) for name in self._host.list("/proc") if is_number(name))
+            named = ((n, self._host.read(f"/proc/{n}/comm") or "") for n in numbers)
+            self._nameless = next(((n,) for n, name in named if name.strip() == "irqbalance"), ())
+        return self._nameless[0] if self._nameless else None
 
     def read(self, name: str) -> Optional[str]:
         """The banned CPUs; None if that process has ended, NO_ANSWER if it does not answer."""

@@ -132,8 +132,9 @@ class SysfsTopology(Topology):
         Numbers may start again in every package: on Intel before Linux 6.9, say.
         """
         dies: Dict[Die, CpuSet] = {}
+        by_number = self._grouped("die_id")
         for package, cpus in self.packages().items():
-            for number, whole in self._grouped("die_id").items():
+            for number, whole in by_number.items():
                 if whole & cpus:
                     dies[package, number] = whole & cpus
         return dies

@@ -35,6 +35,7 @@ SETTINGS: Dict[str, Any] = {
     "required": {"type": "bool", "default": True},
     "timeout": {"type": "int", "default": TIMEOUT},
 }
+OPTIONS = {**VARIABLES, **DOMAIN_VARIABLES, **SETTINGS}
 
 
 class Event:
@@ -189,7 +190,7 @@ def _complete(path: str, text: str) -> Dict[str, Any]:
         given = json.loads(text)
         if not isinstance(given, dict):
             raise ValueError("it is not a JSON object")
-        configured = validated(path, {**VARIABLES, **DOMAIN_VARIABLES, **SETTINGS}, given)
+        configured = validated(path, OPTIONS, given)
         if not 0 < configured["timeout"] <= LONGEST_TIMEOUT:
             raise ValueError(f"timeout is {configured['timeout']}; expected 1 to {LONGEST_TIMEOUT} seconds")
         return configured
