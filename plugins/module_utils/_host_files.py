@@ -17,18 +17,19 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional
 
-from ._engine.entries import libvirt_hook, persistent_claim, runner
+from ._engine.entries import libvirt_hook, persistent_claim, proxmox_hook, runner
 from ._engine.errors import IsolationError
 from ._engine.kernel import code_cache
-from ._engine.paths import CLAIMS, DEFAULT, EVENTS_LOCK, HOOK, RUNNER, UNIT, domain_file
+from ._engine.paths import CLAIMS, HOOK, HOOKSCRIPT, LIBVIRT, PROXMOX, RUNNER, UNIT, HookPaths
 from ._engine.text.units import escape
 
-WANTS = "/etc/systemd/system/multi-user.target.wants"
+UNITS = "/etc/systemd/system"
+WANTS = f"{UNITS}/multi-user.target.wants"
 DAEMONS = ("libvirtd.service", "virtqemud.service")
 OLDEST = (3, 8)
 START = f"{RUNNER}/__main__.py"
 # What the runner can start. Ansible copies only what is imported, so all are imported here.
-ENTRIES = (libvirt_hook, persistent_claim, runner)
+ENTRIES = (libvirt_hook, persistent_claim, proxmox_hook, runner)
 
 MAIN = """\
 # Runs an entry of the engine: python3 -I -S {runner} ENTRY ARGUMENT...
@@ -68,6 +69,21 @@ export PATH
 exec {python} -I -S {runner} {entry} "$@"
 """
 
+# All but the first lines is done by Python, so that the phases that do not concern us cost nothing.
+SNIPPET_TEXT = """\
+#!/bin/sh
+# Installed by the role vfio.isolation.proxmox_hook. Its log is in the systemd journal: journalctl -t vfio-isolation
+case $2 in
+    pre-start | post-stop) ;;
+    *) exit 0 ;;
+esac
+# Several hosts may have this storage, and the rest may not be installed on all of them.
+[ -e {runner}/__main__.py ] || exit 0
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+export PATH
+exec {python} -I -S {runner} {entry} "$@"
+"""
+
 UNIT_TEXT = """\
 # Installed by vfio.isolation.transaction, for claims that persist.
 [Unit]
@@ -88,6 +104,13 @@ WantedBy=multi-user.target
 """
 
 
+ON_DEMAND_TEXT = """\
+# Installed by vfio.isolation.transaction, for a claim that lasts as long as another unit that requires this one.
+[Unit]
+StopWhenUnneeded=yes
+"""
+
+
 class File(NamedTuple):
     """A file of ours: its text and its mode."""
 
@@ -101,6 +124,13 @@ class Difference(NamedTuple):
     path: str
     before: Optional[File]
     after: Optional[File]
+
+
+class Snippet(NamedTuple):
+    """The hookscript of Proxmox VE on a storage: its volume, such as local:snippets/vfio-isolation, and its path."""
+
+    volume: str
+    path: str
 
 
 def runner_files() -> Dict[str, File]:
@@ -121,19 +151,50 @@ def version_in(main: str) -> str:
 def hook_files(
     domains: Mapping[str, Mapping[str, Any]], default: Optional[Mapping[str, Any]], python: str
 ) -> Dict[str, File]:
-    """The hook, and the configuration of each domain. Options that are None are not written: they have defaults."""
-    text = HOOK_TEXT.format(python=python, runner=RUNNER, entry=_name(libvirt_hook), lock=EVENTS_LOCK)
-    files = {HOOK: File(text, 0o755)}
-    files.update({domain_file(name): _json(given) for name, given in domains.items()})
+    """libvirt's hook, and the configuration of each domain."""
+    text = HOOK_TEXT.format(python=python, runner=RUNNER, entry=_name(libvirt_hook), lock=LIBVIRT.lock)
+    return {HOOK: File(text, 0o755), **_configurations(LIBVIRT, domains, default)}
+
+
+def hookscript_files(
+    snippet: Snippet, vms: Mapping[str, Mapping[str, Any]], default: Optional[Mapping[str, Any]], python: str
+) -> Dict[str, File]:
+    """The hookscript of Proxmox VE, where it is, and the configuration of each virtual machine."""
+    text = SNIPPET_TEXT.format(python=python, runner=RUNNER, entry=_name(proxmox_hook))
+    return {
+        snippet.path: File(text, 0o755),
+        HOOKSCRIPT: _json(snippet._asdict()),
+        **_configurations(PROXMOX, vms, default),
+    }
+
+
+def _configurations(
+    paths: HookPaths, machines: Mapping[str, Mapping[str, Any]], default: Optional[Mapping[str, Any]]
+) -> Dict[str, File]:
+    """The configurations of virtual machines. Options that are None are not written: they have defaults."""
+    files = {paths.file(name): _json(given) for name, given in machines.items()}
     if default is not None:
-        files[DEFAULT] = _json(default)
+        files[paths.default] = _json(default)
     return files
 
 
-def unit_files(claim: str, steps: Iterable[Any], python: str) -> Dict[str, File]:
-    """The unit, and the claim that it makes."""
+def unit_files(claim: str, steps: Iterable[Any], python: str, on_demand: bool = False) -> Dict[str, File]:
+    """The unit, and the claim that it makes: at boot, or only while another unit requires it."""
     text = UNIT_TEXT.format(python=python, runner=RUNNER, entry=_name(persistent_claim), claims=CLAIMS)
-    return {UNIT: File(text), claim_file(claim): _json({"claim": claim, "steps": list(steps)})}
+    files = {UNIT: File(text), claim_file(claim): _json({"claim": claim, "steps": list(steps)})}
+    if on_demand:
+        files[on_demand_file(claim)] = File(ON_DEMAND_TEXT)
+    return files
+
+
+def unit_of(claim: str) -> str:
+    """The unit of a claim that persists."""
+    return f"vfio-isolation@{escape(claim)}.service"
+
+
+def on_demand_file(claim: str) -> str:
+    """The drop-in of a claim's unit that is only there while another unit requires it."""
+    return f"{UNITS}/{unit_of(claim)}.d/on-demand.conf"
 
 
 def claim_file(claim: str) -> str:

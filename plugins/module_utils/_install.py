@@ -18,9 +18,25 @@ from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, 
 from ._engine.errors import IsolationError, sentence_of
 from ._engine.kernel.host import Host
 from ._engine.kernel.own_files import TEMPORARY_SUFFIX
-from ._engine.paths import CLAIMS, DOMAINS, HOOK, LIBVIRT, ROOT, RUNNER, UNIT
+from ._engine.paths import CLAIMS, HOOK, HOOKSCRIPT, LIBVIRT, PROXMOX, ROOT, RUNNER, UNIT
 from ._engine.text.units import escape
-from ._host_files import DAEMONS, OLDEST, START, WANTS, Difference, File, runner_files, version_in
+from ._host_files import (
+    DAEMONS,
+    OLDEST,
+    START,
+    UNITS,
+    WANTS,
+    Difference,
+    File,
+    on_demand_file,
+    runner_files,
+    unit_of,
+    version_in,
+)
+
+# A file of each hook that is there if the hook is installed.
+HOOKS = (HOOK, HOOKSCRIPT)
+LIBVIRT_FILES = (HOOK, LIBVIRT.configuration)
 
 
 def check_persistable(claim: str) -> None:
@@ -54,19 +70,40 @@ class Installation:
 
     def hook(self, wanted: Mapping[str, File]) -> List[Difference]:
         """Install libvirt's hook with these files. If the hook is new, libvirt is reloaded to find it."""
-        found = self._change({**runner_files(), **wanted}, (RUNNER, HOOK, HOOK + TEMPORARY_SUFFIX, LIBVIRT))
-        with self._undone_on_failure(found):
+
+        def reload(found: Sequence[Difference]) -> None:
             if any(change.path == HOOK and change.before is None for change in found):
                 self._reload_libvirt()
-        return found
+
+        return self.install(wanted, LIBVIRT_FILES, reload)
 
     def unhook(self) -> List[Difference]:
-        """Remove the hook, and the runner if no claim persists."""
-        found = self._change({}, (HOOK, HOOK + TEMPORARY_SUFFIX, LIBVIRT, *([] if self.persistent() else [RUNNER])))
-        if found:
-            with self._undone_on_failure(found):
+        """Remove libvirt's hook."""
+        return self.uninstall(LIBVIRT_FILES, lambda found: self._reload_libvirt() if found else None)
+
+    def install(
+        self, wanted: Mapping[str, File], owned: Sequence[str], then: Callable[[Sequence[Difference]], None]
+    ) -> List[Difference]:
+        """Install a hook, with these files and no others of those it owns, and the runner.
+
+        `then` is called with what differed. If that fails, nothing is changed.
+        """
+        found = self._change({**runner_files(), **wanted}, (RUNNER, *_with_new_versions(owned)))
+        with self._undone_on_failure(found):
+            then(found)
+        return found
+
+    def uninstall(self, owned: Sequence[str], then: Callable[[Sequence[Difference]], None]) -> List[Difference]:
+        """Remove all files that a hook owns, and the runner if nothing else needs it.
+
+        `then` is called with what differed. If that fails, nothing is changed.
+        """
+        is_needed = bool(self.persistent()) or any(self._host.exists(path) for path in HOOKS if path not in owned)
+        found = self._change({}, (*_with_new_versions(owned), *([] if is_needed else [RUNNER])))
+        with self._undone_on_failure(found):
+            if found:
                 self._tidy()
-                self._reload_libvirt()
+            then(found)
         return found
 
     def persistent(self) -> Set[str]:
@@ -75,22 +112,36 @@ class Installation:
         files = (re.match(r"(.+)\.json\Z", name) for name in self._host.list(CLAIMS))
         return {match[1] for match in (*links, *files) if match}
 
-    def persist(self, claim: str, wanted: Mapping[str, File]) -> List[Difference]:
-        """Have a claim applied at boot. If that fails, nothing is changed. Raises IsolationError."""
-        found = self._change({**runner_files(), **wanted}, (RUNNER,))
+    def is_required(self, claim: str) -> bool:
+        """Whether a unit that runs requires the one of a claim: it would be stopped with it, see systemd.unit(5)."""
+        return self._is_required(unit_of(claim))
+
+    def persist(self, claim: str, wanted: Mapping[str, File], on_demand: bool = False) -> List[Difference]:
+        """Have a claim applied at boot, or as long as another unit requires its unit.
+
+        If that fails, nothing is changed. Raises IsolationError.
+        """
+        drop_in, unit = on_demand_file(claim), unit_of(claim)
+        found = self._change({**runner_files(), **wanted}, (RUNNER, drop_in))
         written = list(found)
-        unit = f"vfio-isolation@{escape(claim)}.service"
-        state = self._state(unit)
-        if state != {"active", "enabled"}:
-            found.append(Difference(f"{WANTS}/{unit}", None, File("enabled and started")))
-        if not self._check and any(change.path in (UNIT, f"{WANTS}/{unit}") for change in found):
+        state, link = self._state(unit), f"{WANTS}/{unit}"
+        is_idle = on_demand and not self._is_required(unit)
+        if on_demand and ("enabled" in state or ("active" in state and is_idle)):
+            found.append(Difference(link, File("enabled or started"), None))
+        elif not on_demand and state != {"active", "enabled"}:
+            found.append(Difference(link, None, File("enabled and started")))
+        if not self._check and any(change.path in (UNIT, drop_in, link) for change in found):
             with self._undone_on_failure(written, {unit: state}):
+                self._tidy()
                 self._host.change("systemctl", "daemon-reload")
-                self._host.change("systemctl", "enable", "--now", "--", unit)
+                if on_demand:
+                    self._host.change("systemctl", "disable", *(["--now"] if is_idle else []), "--", unit)
+                else:
+                    self._host.change("systemctl", "enable", "--now", "--", unit)
         return found
 
     def stop_persisting(self, claims: Optional[Iterable[str]]) -> List[Difference]:
-        """Have claims (all if None) no longer applied at boot, and remove the runner if nothing needs it.
+        """Have claims (all if None) applied by no unit any more, and remove the runner if nothing needs it.
 
         If that fails, nothing is changed. Raises IsolationError.
         """
@@ -101,16 +152,27 @@ class Installation:
         names = [f"vfio-isolation@{instance}.service" for instance in sorted(leaving)]
         units = {} if self._check else {unit: self._state(unit) for unit in names}
         # The claims' files first: a unit that stops without its file leaves its claim as it is.
-        found = self._change({}, [f"{CLAIMS}/{instance}.json" for instance in leaving])
+        files = [f"{CLAIMS}/{instance}.json" for instance in leaving]
+        found = self._change({}, [*files, *(f"{UNITS}/{unit}.d/on-demand.conf" for unit in names)])
         with self._undone_on_failure(found, units):
             if not self._check:
-                self._host.change("systemctl", "disable", "--now", "--", *names)
+                # With a unit that is required, a virtual machine would stop.
+                required = [unit for unit in names if self._is_required(unit)]
+                for options, chosen in (((), required), (("--now",), [u for u in names if u not in required])):
+                    if chosen:
+                        self._host.change("systemctl", "disable", *options, "--", *chosen)
             if leaving == instances:
-                found += self._change({}, [UNIT, *([] if self._host.exists(HOOK) else [RUNNER])])
-                self._tidy()
-                if not self._check:
-                    self._host.change("systemctl", "daemon-reload")
+                is_needed = any(self._host.exists(path) for path in HOOKS)
+                found += self._change({}, [UNIT, *([] if is_needed else [RUNNER])])
+            self._tidy()
+            if not self._check:
+                self._host.change("systemctl", "daemon-reload")
         return found
+
+    def _is_required(self, unit: str) -> bool:
+        shown = self._host.ask("systemctl", "show", "--value", "-p", "RequiredBy,BoundBy", "--", unit)
+        units = {name for name in (shown or "").split() if "." in name}
+        return any("active" in self._state(name) for name in sorted(units))
 
     def _change(self, wanted: Mapping[str, File], owned: Iterable[str]) -> List[Difference]:
         """Make the wanted files the only ones, of those wanted and those in `owned` (directories or files)."""
@@ -191,7 +253,9 @@ class Installation:
             return
         self._tidy_runner()
         hooks = HOOK.rpartition("/")[0]
-        for directory in (DOMAINS, LIBVIRT, CLAIMS, ROOT, hooks):
+        configured = [path for one in (LIBVIRT, PROXMOX) for path in (one.machines, one.configuration)]
+        drop_ins = (f"{UNITS}/{name}" for name in self._host.list(UNITS) if re.match(r"vfio-isolation@.+\.d\Z", name))
+        for directory in (*configured, CLAIMS, ROOT, hooks, *drop_ins):
             self._host.remove_empty(directory)
 
     def _tidy_runner(self) -> None:
@@ -218,6 +282,11 @@ def _in_order(changes: Sequence[Difference]) -> List[Difference]:
     by_path = sorted(changes, key=lambda change: change.path)
     coming = [change for change in reversed(by_path) if change.after is not None]
     return coming + [change for change in by_path if change.after is None]
+
+
+def _with_new_versions(paths: Iterable[str]) -> List[str]:
+    """Paths with what a killed run has left beside them."""
+    return [place for path in paths for place in (path, path + TEMPORARY_SUFFIX)]
 
 
 def _present(host: Host, path: str) -> Optional[File]:

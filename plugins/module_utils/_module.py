@@ -26,7 +26,17 @@ from ._engine.steps.catalog import STEPS, read_items
 from ._engine.transaction.engine import LOCK_TIMEOUT, Engine, Outcome
 
 # For the modules, which must not import the engine before that.
-__all__ = ("AnsibleModule", "Engine", "read_steps", "run", "run_step", "stop_persisting", "to_result", "with_files")
+__all__ = (
+    "AnsibleModule",
+    "Engine",
+    "checked",
+    "read_steps",
+    "run",
+    "run_step",
+    "stop_persisting",
+    "to_result",
+    "with_files",
+)
 
 COMMON: Dict[str, Any] = {"lock_timeout": {"type": "float", "default": LOCK_TIMEOUT}}
 CLAIM: Dict[str, Any] = {"claim": {"type": "str"}}
@@ -70,11 +80,16 @@ def read_steps(items: Sequence[Any]) -> List[Step]:
     """The steps of a list, each checked by its own module's argument spec. Raises IsolationError."""
     steps = []
     for where, name, given in read_items(items):
-        checked = ArgumentSpecValidator(STEPS[name].ARGUMENTS).validate(given)
-        if checked.error_messages:
-            raise IsolationError(f"{where} ({name}): {'; '.join(checked.error_messages)}")
-        steps.append(Step(name, checked.validated_parameters))
+        steps.append(Step(name, checked(f"{where} ({name})", STEPS[name].ARGUMENTS, given)))
     return steps
+
+
+def checked(where: str, spec: Mapping[str, Any], given: Mapping[str, Any]) -> Dict[str, Any]:
+    """Options with their defaults, checked by an argument spec. Raises IsolationError."""
+    result = ArgumentSpecValidator(spec).validate(given)
+    if result.error_messages:
+        raise IsolationError(f"{where}: {'; '.join(result.error_messages)}")
+    return dict(result.validated_parameters)
 
 
 def to_result(module: AnsibleModule, outcome: Outcome) -> Dict[str, Any]:

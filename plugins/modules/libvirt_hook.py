@@ -111,8 +111,8 @@ RETURN = r"""
 ---
 files:
   description: >-
-    The paths of the files that were written or removed, or in check mode would be. They belong to the host runner, the
-    libvirt hook and the claims that come back at boot.
+    The paths of the files that were written or removed, or in check mode would be. They belong to the host runner, to
+    hooks and the virtual machines that these are attached to, and to claims that come back at boot.
   returned: success
   type: list
   elements: str
@@ -184,13 +184,12 @@ left_alone:
     - {"address": "cgroup.exists:/machine.slice", "reason": "something runs in it, so it stays"}
 """
 
-import contextlib
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict
 
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.vfio.isolation.plugins.module_utils._module import (
     AnsibleModule,
     Engine,
+    checked,
     run,
     to_result,
     with_files,
@@ -198,60 +197,26 @@ from ansible_collections.vfio.isolation.plugins.module_utils._module import (
 
 # What is imported after that is compiled once.
 # isort: split
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
+from ansible_collections.vfio.isolation.plugins.module_utils import _hooks
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.hooks.libvirt import Libvirt
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.libvirt import check_name
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.events import (
-    CREATED_BY,
-    LONGEST_TIMEOUT,
-    OPTIONS,
-    SETTINGS,
-    event_lock,
-)
 from ansible_collections.vfio.isolation.plugins.module_utils._host_files import hook_files
 from ansible_collections.vfio.isolation.plugins.module_utils._install import Installation, check_python
 
-ARGUMENTS: Dict[str, Any] = {
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "domains": {"type": "dict", "default": {}},
-    "default": {"type": "dict"},
-    "python": {"type": "path", "default": "/usr/bin/python3"},
-    **SETTINGS,
-}
+ARGUMENTS: Dict[str, Any] = {"domains": {"type": "dict", "default": {}}, **_hooks.ARGUMENTS}
 
 
 def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
     """Install or remove the hook."""
-    given = module.params
-    installation = Installation(engine.host, module.check_mode)
+    given, check = module.params, module.check_mode
+    installation = Installation(engine.host, check)
     if given["state"] == "absent":
-        # An event that waits meanwhile finds no configuration, so no domain gets a claim any more.
-        with event_lock(engine.host) if not module.check_mode else contextlib.nullcontext():
-            files = installation.unhook()
-            outcome = engine.revert(None, module.check_mode, created_by=CREATED_BY)
+        outcome, files = _hooks.remove(engine, Libvirt, check, installation.unhook)
         return with_files(module, to_result(module, outcome), files)
-    common = {name: given[name] for name in SETTINGS}
-    domains = {name: _checked(f"domains: {name}", options, common) for name, options in given["domains"].items()}
-    for name in domains:
-        try:
-            check_name(name)
-        except ValueError as error:
-            raise IsolationError(f"domains: {error}") from None
-    default = None if given["default"] is None else _checked("default", given["default"], common)
+    domains, default = _hooks.read(given, "domains", check_name, checked)
     check_python(engine.host, given["python"])
     files = installation.hook(hook_files(domains, default, given["python"]))
     return with_files(module, {"changed": False, "changes": []}, files)
-
-
-def _checked(where: str, given: Optional[Mapping[str, Any]], common: Mapping[str, Any]) -> Dict[str, Any]:
-    """What a domain is configured to, as far as it is given, checked as the role would check it."""
-    options = dict(given or {})
-    checked = ArgumentSpecValidator(OPTIONS).validate(options)
-    if checked.error_messages:
-        raise IsolationError(f"{where}: {'; '.join(checked.error_messages)}")
-    configured = {**common, **{option: checked.validated_parameters[option] for option in options}}
-    if not 0 < configured["timeout"] <= LONGEST_TIMEOUT:
-        raise IsolationError(f"{where}: timeout is {configured['timeout']}; expected 1 to {LONGEST_TIMEOUT} seconds")
-    return configured
 
 
 def main() -> None:

@@ -52,15 +52,19 @@ options:
     required: true
   persist:
     description:
-      - Whether the claim comes back at boot. The unit C(vfio-isolation@CLAIM.service), with the name of the claim
-        escaped as by systemd-escape(1), then applies it from C(/etc/vfio-isolation/claims). It uses the host runner in
-        C(/usr/local/lib/vfio-isolation) and does not need Ansible. Stopping the unit reverts the claim until the next
-        boot.
+      - Whether the unit C(vfio-isolation@CLAIM.service) applies the claim from C(/etc/vfio-isolation/claims), and when.
+        The name of the claim is escaped as by systemd-escape(1). The unit uses the host runner in
+        C(/usr/local/lib/vfio-isolation) and does not need Ansible. Stopping the unit reverts the claim.
       - If making the claim persistent fails, nothing is changed, and the claim is what it was before.
-      - With V(false), the claim no longer comes back at boot. The same is true after M(vfio.isolation.restore) has
-        reverted it.
-    type: bool
-    default: false
+    type: str
+    choices:
+      "false": There is no such unit. The same is true after M(vfio.isolation.restore) has reverted the claim.
+      "true": The claim is applied now, and the unit applies it at boot.
+      on_demand: >-
+        The unit applies the claim as long as another unit that requires it runs, such as that of a virtual machine, and
+        reverts it when that unit has ended. If it does not run now, the steps are only checked. A virtual machine that
+        runs is not stopped when M(vfio.isolation.restore) reverts the claim.
+    default: "false"
   python:
     description: The Python interpreter on the host that starts the host runner, version 3.8 or newer.
     type: path
@@ -116,8 +120,8 @@ RETURN = r"""
 ---
 files:
   description: >-
-    The paths of the files that were written or removed, or in check mode would be. They belong to the host runner, the
-    libvirt hook and the claims that come back at boot.
+    The paths of the files that were written or removed, or in check mode would be. They belong to the host runner, to
+    hooks and the virtual machines that these are attached to, and to claims that come back at boot.
   returned: success
   type: list
   elements: str
@@ -222,16 +226,16 @@ from ansible_collections.vfio.isolation.plugins.module_utils._module import (
 ARGUMENTS = {
     "claim": {"type": "str", "required": True},
     "steps": {"type": "list", "elements": "raw", "required": True},
-    "persist": {"type": "bool", "default": False},
+    "persist": {"type": "str", "choices": ["false", "true", "on_demand"], "default": "false"},
     "python": {"type": "path", "default": "/usr/bin/python3"},
 }
 
 
 def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
     """Apply the claim."""
-    claim, python = module.params["claim"], module.params["python"]
+    claim, python, persist = (module.params[option] for option in ("claim", "python", "persist"))
     steps = read_steps(module.params["steps"])
-    if not module.params["persist"]:
+    if persist == "false":
         outcome, files = engine.apply_and_then(
             claim, steps, module.check_mode, lambda: stop_persisting(module, engine, [claim])
         )
@@ -246,11 +250,18 @@ def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
 
         check_persistable(claim)
         check_python(engine.host, python)
-        wanted = unit_files(claim, [{step.name: step.arguments} for step in steps], python)
+        on_demand = persist == "on_demand"
+        wanted = unit_files(claim, [{step.name: step.arguments} for step in steps], python, on_demand)
         installation = Installation(engine.host, module.check_mode)
-        outcome, files = engine.apply_and_then(
-            claim, steps, module.check_mode, lambda: installation.persist(claim, wanted)
-        )
+        if on_demand and not installation.is_required(claim):
+            engine.apply(claim, steps, check=True)  # nothing is installed that could not be applied
+            files = installation.persist(claim, wanted, on_demand)
+            known = [name for name in engine.journal_file.load().claims if name == claim]
+            outcome = engine.revert(known, module.check_mode)._replace(notes={})
+        else:
+            outcome, files = engine.apply_and_then(
+                claim, steps, module.check_mode, lambda: installation.persist(claim, wanted, on_demand)
+            )
     return {**with_files(module, to_result(module, outcome), files), "claim": claim, "actions": outcome.actions}
 
 

@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # By the fixture, what the names of all tests have that need this host. test_parity is costly: it measures once.
-SINGLE_HOSTS = {"v1_host": "v1|test_parity", "libvirt_host": "libvirt"}
+SINGLE_HOSTS = {"v1_host": "v1|test_parity", "libvirt_host": "libvirt|machines|proxmox"}
 
 
 class VirtualHost:

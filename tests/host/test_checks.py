@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from conftest import VirtualHost
 
 # The hosts that a module's checks are run on, where that is not the one with cgroup v2.
-HOSTS = {"cgroup_v1": ("v1_host",), "libvirt": ("libvirt_host",), "moves": ("host", "v1_host")}
+HOSTS = {
+    "cgroup_v1": ("v1_host",),
+    "libvirt": ("libvirt_host",),
+    "machines": ("libvirt_host",),
+    "moves": ("host", "v1_host"),
+}
 
 CHECKS = [
     (host, path.stem, node.name)

@@ -31,8 +31,12 @@ VERSION = "0.1.0"  # of this collection
 KNOWN = {"format", "reader", "version", "boot_id", "kept_off", "refused", "claims", "baseline", "given"}
 KNOWN_OF_CLAIM = {"steps", "holds", "maker"}
 # What was granted is a list of CPUs or NUMA nodes, except for these options: an interrupt a line, with its handlers,
-# and names with commas between them.
-NOT_LISTS = {"irqs": r"(?:[0-9]{1,18} [^\n]*(?:\n|\Z))*\Z", "policies": r"(?:policy[0-9]{1,9}(?:,|\Z))*\Z"}
+# names with commas between them, and a path.
+NOT_LISTS = {
+    "irqs": r"(?:[0-9]{1,18} [^\n]*(?:\n|\Z))*\Z",
+    "policies": r"(?:policy[0-9]{1,9}(?:,|\Z))*\Z",
+    "cgroup": r"/[^\n]*\Z",
+}
 
 
 class JournalFile:

@@ -21,6 +21,7 @@ from .kernel.memory import Memory
 from .kernel.systemd import Systemd
 from .kernel.task import Affinity
 from .kernel.topology import SysfsTopology
+from .kernel.virtual_machines import VirtualMachines
 from .model import Address
 
 
@@ -37,6 +38,7 @@ class Resources:
         self.cpufreq = Cpufreq(host)
         self.memory = Memory(host)
         self.hugepages = Hugepages(host)
+        self.virtual_machines = VirtualMachines(host, self.cgroups)
         self._found: Dict[Address, Kind] = {}
         # Families are written in this order when they are restored, the reverse of the order in the role's steps.
         self.kinds: Dict[str, Kind] = {

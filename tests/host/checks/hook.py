@@ -15,9 +15,10 @@ import random
 import subprocess
 import time
 
+from module_utils._engine.hooks.events import Event
+from module_utils._engine.hooks.libvirt import Libvirt
 from module_utils._engine.kernel.host import Host
-from module_utils._engine.libvirt.events import Event
-from module_utils._engine.paths import DEFAULT, HOOK, domain_file
+from module_utils._engine.paths import HOOK, LIBVIRT
 from module_utils._host_files import unit_files
 from module_utils._install import Installation
 
@@ -103,7 +104,7 @@ def check_pins_to_offline_cpus() -> None:
 def check_other_events_do_nothing() -> None:
     """Whatever is configured, they succeed, print nothing (so that XML stays as it is), and change nothing."""
     install(default={})
-    write(DEFAULT, "this is not JSON")
+    write(LIBVIRT.default, "this is not JSON")
     before = snapshot()
     for operation, sub in (
         ("reconnect", "begin"),
@@ -158,7 +159,7 @@ def check_odd_names() -> None:
 def check_configuration_is_root_s() -> None:
     """A configuration that others may write, or have written badly, is refused."""
     install("one")
-    path, good = domain_file("one"), xml("one", "4,5")
+    path, good = LIBVIRT.file("one"), xml("one", "4,5")
     for mode in (0o666, 0o664):
         os.chmod(path, mode)
         _refused("one", good, path, "users other than root may write it")
@@ -214,7 +215,7 @@ def check_released_whatever_is_configured() -> None:
     for spoil in (lambda path: write(path, "{"), lambda path: os.chmod(path, 0o666), os.unlink):
         install("one")
         assert call("one", "prepare", "begin", xml("one", "4,5")).returncode == 0
-        spoil(domain_file("one"))
+        spoil(LIBVIRT.file("one"))
         assert call("one", "release", "end").returncode == 0
         assert not os.path.exists(JOURNAL)
         unchanged(before)
@@ -272,7 +273,8 @@ def check_random_sequences() -> None:
 
 def _happens(name: str, operation: str, pins: set[int]) -> None:
     """An event, in this process."""
-    event = Event(name, operation, Host(), io.BytesIO(xml(name, ",".join(map(str, sorted(pins)))).encode()))
+    given = io.BytesIO(xml(name, ",".join(map(str, sorted(pins)))).encode())
+    event = Event(name, operation, Host(), Libvirt(Host(), given))
     event.configure()
     event.carry_out()
 

@@ -15,8 +15,8 @@ from typing import Any, Dict, Iterable, Iterator, Mapping, Set, Tuple
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine import strategy
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.entries.libvirt_hook import ACTING
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.hooks.role_steps import VARIABLES
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.kind import Kind
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.role_steps import VARIABLES
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.model import Address
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.resources import Resources
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.steps.catalog import NAMES, STEPS

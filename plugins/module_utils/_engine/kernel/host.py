@@ -11,6 +11,7 @@ Everything else asks here, so a test can put a temporary tree, a recorder of wri
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -71,6 +72,15 @@ class Host:
             if error.errno not in GONE:
                 raise failed(path, "listed", error) from None
             return []
+
+    def links(self, path: str) -> List[str]:
+        """Where the links in a directory lead to; none if it does not exist (any more) or must not be read."""
+        found = []
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self.path(path)):
+                with contextlib.suppress(OSError):  # it is gone meanwhile, as a file that was closed
+                    found.append(os.readlink(f"{self.path(path)}/{name}"))
+        return found
 
     def read(self, path: str) -> Optional[str]:
         """A file's text without its last newline; None if there is no such file, or it was removed meanwhile.
@@ -307,6 +317,12 @@ class Host:
         except OSError:
             return None
         return out if code == 0 else None
+
+    def wait_for_end(self, process: int) -> None:
+        """Wait until a process has ended, without asking again and again. See pidfd_open(2)."""
+        from .process import wait_for_end  # only what watches virtual machines needs it
+
+        wait_for_end(process)
 
     def affinity(self, thread: int) -> Optional[CpuSet]:
         """The CPUs that a thread may run on; None if it has ended. See sched_getaffinity(2)."""

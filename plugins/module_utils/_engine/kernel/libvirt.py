@@ -6,7 +6,8 @@
 
 """The domains that libvirt knows on this host, read from its files: libvirt is never called.
 
-Source: libvirt, qemu driver: persistent domains are in /etc/libvirt/qemu, running ones in /run/libvirt/qemu.
+Source: libvirt, qemu driver: persistent domains are in /etc/libvirt/qemu, running ones in /run/libvirt/qemu;
+virSystemdHasMachined: it uses systemd-machined if D-Bus can start it.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ from typing import Optional, Set, Tuple
 
 from ..errors import IsolationError
 from ..text.cpus import CpuSet, is_number
-from ..text.domain_xml import PIN_EMULATOR, PIN_VCPUS, Domain, parse
+from ..text.domain import PIN_EMULATOR, PIN_VCPUS, Domain
+from ..text.domain_xml import parse
 from .host import Host
 from .own_files import TEMPORARY_SUFFIX
 
+# Where D-Bus finds what it can start, see dbus-daemon(1).
+SERVICES = [f"{directory}/dbus-1/system-services" for directory in ("/etc", "/run", "/usr/local/share", "/usr/share")]
+MACHINED = "org.freedesktop.machine1.service"
 RUNNING = "/run/libvirt/qemu"
 DIRECTORIES = ("/etc/libvirt/qemu", RUNNING)
 # Of a file's name, without the suffix of its new version.
@@ -57,6 +62,11 @@ class Domains:
                 except IsolationError as error:
                     raise ValueError(f"{directory}/{name}.xml: {error}") from None
         raise ValueError(f"there is no libvirt domain {name!r}; there are {', '.join(self.names()) or 'none'}")
+
+    def has_machined(self) -> bool:
+        """Whether libvirt has systemd-machined make the cgroups of domains."""
+        found = any(self._host.exists(f"{directory}/{MACHINED}") for directory in SERVICES)
+        return found and self._host.exists("/run/systemd/system")
 
     def running(self) -> Set[str]:
         """The domains that run, by their names."""

@@ -16,6 +16,7 @@ from ..model import Address
 from ..planning.cpusets import narrow
 from ..planning.step_type import ArgumentSpec, StepType
 from ..planning.view import View
+from ..planning.virtual_machines import AUTO, cgroup_of_all
 from ..strategy import Reservation, choose, refuses_root
 from ..text import cgroup_path
 from ..text.cgroup_path import is_within, lineage, parent_of
@@ -41,6 +42,8 @@ class ReserveCpus(StepType):
         cpus = view.evaluate(arguments["cpus"], "cpus")
         emulator = view.evaluate_optional(arguments["emulator_cpus"], "emulator_cpus")
         cgroup = cgroup_path.from_option("cgroup", arguments["cgroup"])
+        if arguments["cgroup"] == AUTO:
+            cgroup = cgroup_path.from_option("cgroup", view.grant("cgroup", lambda: cgroup_of_all(view)))
         # Also if the strategy has no use for it: a claim that is reverted asks for it.
         cgroup_path.from_option("host_cgroup", arguments["host_cgroup"])
         version, release = view.resources.cgroups.version, view.resources.host.kernel_release()

@@ -13,91 +13,36 @@ from __future__ import annotations
 
 import re
 from itertools import count, islice
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 from xml.parsers import expat
 
 from ..errors import IsolationError
 from .cgroup_path import of_slice
-from .cpus import CpuSet, format_bits, from_bits, is_number, parse_bits, to_bits
+from .cpus import from_bits, is_number, parse_bits
+from .domain import Domain, Thread
 from .units import escape
 
 # libvirt writes some ten KiB.
 LIMIT = 1 << 20
 DEPTH = 64
 
+# With a dot behind it, the name of a controller begins a file of a cgroup.
+CONTROLLERS = frozenset(
+    "blkio cgroup cpu cpuacct cpuset devices freezer hugetlb io memory misc net_cls net_prio perf_event pids".split()
+)
 REAL_TIME = ("fifo", "rr")
 # The most vCPUs and I/O threads of a domain that are looked at one by one; QEMU takes no more vCPUs.
 MOST_THREADS = 1 << 12
 
-PIN_VCPUS = "<cputune><vcpupin vcpu='0' cpuset='8'/>...</cputune>"
-PIN_EMULATOR = "<cputune><emulatorpin cpuset='7'/></cputune>"
 
+def parse(text: bytes, has_machined: bool = True) -> Domain:
+    """Read a domain's XML. Raises IsolationError if it is too large, has a document type, or cannot be read.
 
-class Thread(NamedTuple):
-    """A thread of a domain; the emulator's count as one."""
-
-    name: str  # vCPU 0, emulator, I/O thread 1
-    bits: int  # its CPUs, 0 if it is not pinned; a bit set, since a domain may have many
-    pin: str  # the element that pins it
-    is_vcpu: bool = False
-    is_real_time: bool = False
-
-
-class Domain(NamedTuple):
-    """A domain's name, the CPUs of its threads (none if they are not pinned), and its cgroup above the scope."""
-
-    name: str
-    vcpus: CpuSet
-    emulator: CpuSet  # with the I/O threads
-    cgroup: str = "/machine.slice"
-    is_placed: bool = False  # by libvirt itself, if the XML does not pin it (placement='auto')
-    threads: Tuple[Thread, ...] = ()
-
-    def without(self, cpus: CpuSet) -> Domain:
-        """The same on a host without these CPUs."""
-        kept = ~to_bits(cpus)
-        threads = tuple(thread._replace(bits=thread.bits & kept) for thread in self.threads)
-        return self._replace(vcpus=self.vcpus - cpus, emulator=self.emulator - cpus, threads=threads)
-
-    def why_balanced(self) -> str:
-        """Why its threads need the kernel to spread them over CPUs, which it does not in an isolated partition.
-
-        Empty if every thread has one CPU, and no vCPU shares its own.
-        """
-        seen: Dict[int, Thread] = {}
-        for thread in self.threads:
-            if not thread.bits:
-                return f"its {thread.name} is not pinned (add {thread.pin})"
-            if thread.bits & (thread.bits - 1):
-                return f"its {thread.name} is pinned to several CPUs, {format_bits(thread.bits)} ({thread.pin})"
-            other = seen.setdefault(thread.bits, thread)
-            if other is not thread and (other.is_vcpu or thread.is_vcpu):
-                return f"its {other.name} and its {thread.name} share CPU {format_bits(thread.bits)} ({thread.pin})"
-        return ""
-
-    def why_starving(self, others: CpuSet) -> str:
-        """Which of its threads has only CPUs that its real-time vCPUs do not give up, so that QEMU hangs.
-
-        Threads that are not pinned have all CPUs of its vCPUs, and these `others`. Empty if there is none.
-        """
-        every = to_bits(self.vcpus | others)
-        busy = 0
-        for thread in self.threads:
-            busy |= (thread.bits or every) if thread.is_real_time else 0
-        for thread in self.threads:
-            if busy and not thread.is_vcpu and not (thread.bits or every) & ~busy:
-                return (
-                    f"its {thread.name} shares CPUs with real-time vCPUs, which do not give them up; pin it to others"
-                    f" with {thread.pin}"
-                )
-        return ""
-
-
-def parse(text: bytes) -> Domain:
-    """Read a domain's XML. Raises IsolationError if it is too large, has a document type, or cannot be read."""
+    The domain's cgroup depends on whether libvirt has systemd-machined make it.
+    """
     if len(text) > LIMIT:
         raise IsolationError(f"the domain's XML has {len(text)} bytes; more than {LIMIT} are not read")
-    reader = _Reader()
+    reader = _Reader(_slice if has_machined else _directory)
     # As libvirt writes it, whatever encoding it declares: some of Python's decoders raise unexpected exceptions.
     parser = expat.ParserCreate("UTF-8")
     parser.StartElementHandler = reader.start
@@ -113,7 +58,8 @@ def parse(text: bytes) -> Domain:
 
 
 class _Reader:
-    def __init__(self) -> None:
+    def __init__(self, cgroup_of: Callable[[List[str]], str]) -> None:
+        self._cgroup_of = cgroup_of
         self._path: List[str] = []
         self._name: List[str] = []
         self._vcpus = 0
@@ -176,7 +122,7 @@ class _Reader:
             "".join(self._name),
             from_bits(vcpus if all_pinned and vcpus else vcpus | self._everywhere),
             from_bits((self._emulator or self._everywhere) | iothreads),
-            _slice("".join(self._partition).strip() or "/machine"),
+            self._cgroup_of([name for name in "".join(self._partition).split("/") if name.strip()] or ["machine"]),
             self._is_placed,
             tuple(self._threads(len(self._pins) if number is None else number)),
         )
@@ -195,9 +141,23 @@ class _Reader:
             yield Thread(f"I/O thread {name}", self._iothreads.get(name) or self._everywhere, pin)
 
 
-def _slice(partition: str) -> str:
+def _slice(partition: List[str]) -> str:
     """The cgroup of a resource partition: `/a/b` is a.slice/a-b.slice, see systemd.slice(5) and libvirt, cgroups."""
-    return of_slice([escape(name) for name in partition.split("/") if name])
+    return of_slice([escape(name) for name in partition])
+
+
+def _directory(partition: List[str]) -> str:
+    """The same without systemd-machined: `/a/b` is /a.partition/b.partition, and /machine is itself.
+
+    Source: libvirt, virCgroupSetPartitionSuffix and virCgroupPartitionNeedsEscaping.
+    """
+    names = []
+    for depth, name in enumerate(partition):
+        plain = "." in name or (depth == 0 and name in ("machine", "system", "user"))
+        reserved = name[0] in "_." or ("." in name and name.partition(".")[0] in CONTROLLERS)
+        escaped = f"_{name}" if reserved else name
+        names.append(escaped if plain else f"{escaped}.partition")
+    return "/" + "/".join(names)
 
 
 def _number(text: List[str]) -> Optional[int]:

@@ -47,7 +47,7 @@ def test_every_module_of_the_installed_engine_can_be_imported(tmp_path: Path) ->
         for path in Path(runner).rglob("*.py")
         if path.name not in ("__main__.py", "__init__.py")
     ]
-    assert "engine.libvirt.events" in names and "engine.kernel.cgroup_v1" in names and "engine._module" not in names
+    assert "engine.hooks.events" in names and "engine.kernel.cgroup_v1" in names and "engine._module" not in names
     imports = f"import sys; sys.path.insert(0, {runner!r}); import {', '.join(names)}"
     subprocess.run([sys.executable, "-I", "-S", "-c", imports], check=True)
 
@@ -73,7 +73,7 @@ def test_a_domain_that_is_left_alone_costs_next_to_no_import(tmp_path: Path) -> 
 
 def test_a_domain_s_claim_imports_only_what_it_uses(tmp_path: Path) -> None:
     (runner,) = map(str, Path(installed(tmp_path)).glob("engine-*"))
-    imports = f"import sys; sys.path.insert(0, {runner!r}); import engine.entries.libvirt_hook, engine.libvirt.events"
+    imports = f"import sys; sys.path.insert(0, {runner!r}); import engine.entries.libvirt_hook, engine.hooks.events"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", f"{imports}; print(*sorted(sys.modules))"],
         stdout=subprocess.PIPE,

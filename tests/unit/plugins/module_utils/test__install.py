@@ -17,14 +17,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils import _host_files
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError, Refused
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import (
-    DEFAULT,
-    HOOK,
-    ROOT,
-    RUNNER,
-    UNIT,
-    domain_file,
-)
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import HOOK, LIBVIRT, ROOT, RUNNER, UNIT
 from ansible_collections.vfio.isolation.plugins.module_utils._host_files import (
     START,
     WANTS,
@@ -69,8 +62,8 @@ def test_the_hook_is_installed_once_and_leaves_nothing(tmp_path: Path) -> None:
     assert Installation(host, check=False).hook(wanted) == announced
     assert [change.path for change in announced] == sorted({**runner_files(), **wanted})
     assert os.stat(str(tmp_path) + HOOK).st_mode & 0o777 == 0o755
-    assert json.loads(host.read(domain_file("win 11")) or "") == {"required": True}
-    assert json.loads(host.read(DEFAULT) or "") == {}
+    assert json.loads(host.read(LIBVIRT.file("win 11")) or "") == {"required": True}
+    assert json.loads(host.read(LIBVIRT.default) or "") == {}
     assert LIBVIRTD in host.commands
     writes = host.writes
     assert Installation(host, check=False).hook(wanted) == [] and host.writes == writes
@@ -89,15 +82,15 @@ def test_what_was_changed_is_mended_and_what_is_not_wanted_goes(tmp_path: Path) 
     host.put(f"{ENGINE}/_old.py", "")
     host.put(f"{ENGINE}/__pycache__/x.pyc", "")
     host.put(f"{ENGINE}/_cpus.py", "import os\n")
-    os.chmod(host.path(domain_file("one")), 0o666)
+    os.chmod(host.path(LIBVIRT.file("one")), 0o666)
     changes = Installation(host, check=False).hook(hook_files({"one": {}}, None, PYTHON))
     assert [change.path for change in changes] == [
-        domain_file("one"),
-        domain_file("two"),
+        LIBVIRT.file("one"),
+        LIBVIRT.file("two"),
         f"{ENGINE}/_cpus.py",
         f"{ENGINE}/_old.py",
     ]
-    assert os.stat(host.path(domain_file("one"))).st_mode & 0o777 == 0o644
+    assert os.stat(host.path(LIBVIRT.file("one"))).st_mode & 0o777 == 0o644
     assert LIBVIRTD not in host.commands  # it knows the hook
 
 
@@ -192,10 +185,10 @@ def test_the_layout_before_there_were_versions_stays_for_what_runs_and_goes_with
 def test_a_link_in_the_place_of_a_file_is_replaced(tmp_path: Path) -> None:
     host = host_with_libvirt(tmp_path)
     host.put("/elsewhere", "untouched")
-    os.makedirs(host.path(os.path.dirname(DEFAULT)))
-    os.symlink(host.path("/elsewhere"), host.path(DEFAULT))
+    os.makedirs(host.path(os.path.dirname(LIBVIRT.default)))
+    os.symlink(host.path("/elsewhere"), host.path(LIBVIRT.default))
     Installation(host, check=False).hook(hook_files({}, {}, PYTHON))
-    assert not os.path.islink(host.path(DEFAULT)) and host.read("/elsewhere") == "untouched"
+    assert not os.path.islink(host.path(LIBVIRT.default)) and host.read("/elsewhere") == "untouched"
 
 
 def test_the_runner_stays_as_long_as_something_needs_it(tmp_path: Path) -> None:
@@ -237,7 +230,7 @@ def test_the_hook_comes_last_and_goes_first(tmp_path: Path) -> None:
     host = host_with_libvirt(tmp_path)
     Installation(host, check=False).hook(hook_files({"one": {}}, None, PYTHON))
     saved = [line for line in host.log if line.startswith("saved ")]
-    assert saved[-2:] == [f"saved {domain_file('one')}", f"saved {HOOK}"]
+    assert saved[-2:] == [f"saved {LIBVIRT.file('one')}", f"saved {HOOK}"]
     host.log.clear()
     Installation(host, check=False).unhook()
     assert host.log[0] == f"removed {HOOK}"
@@ -450,12 +443,12 @@ def test_a_hook_that_libvirt_does_not_take_is_not_left_there(
     with pytest.raises(IsolationError, match="Failed to reload"):
         Installation(host, check=False).hook(wanted)
     assert host.everything() == before
-    undone = [line for line in host.log if HOOK in line or domain_file("one") in line]
+    undone = [line for line in host.log if HOOK in line or LIBVIRT.file("one") in line]
     assert undone == [
-        f"saved {domain_file('one')}",
+        f"saved {LIBVIRT.file('one')}",
         f"saved {HOOK}",
         f"removed {HOOK}",
-        f"removed {domain_file('one')}",
+        f"removed {LIBVIRT.file('one')}",
     ]
     host.refused = set()
     Installation(host, check=False).hook(wanted)

@@ -31,7 +31,7 @@ LAYERS = (
     "planning",
     "steps",
     "transaction",
-    "libvirt",
+    "hooks",
     "entries",
 )
 WITH_ANSIBLE = "_module"
@@ -216,7 +216,7 @@ def test_only_the_kinds_know_what_they_are_called() -> None:
         ("_engine.model", "from .resources import Resources"),
         ("_engine.planning.view", "def f():\n    from ..steps import cpuset"),
         ("_engine.kernel.irq", "from .. import journal"),
-        ("_engine.libvirt.claim", "from ..entries.runner import answer"),
+        ("_engine.hooks.claim", "from ..entries.runner import answer"),
         ("_engine.transaction.engine", "from ..._facts import gather"),
         ("_engine.kernel.kind", "import ansible_collections.vfio.isolation.plugins.module_utils._engine.journal"),
     ],

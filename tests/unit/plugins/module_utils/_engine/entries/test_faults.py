@@ -25,8 +25,8 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.entries imp
     runner,
 )
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import TimeLimit
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.events import Event
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import DEFAULT, EVENTS_LOCK
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.hooks.events import Event
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import LIBVIRT
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
 
 FAULTS = (KeyError("x"), TypeError("x"), RecursionError("x"), MemoryError("x"), OSError(5, "x"), TimeLimit("x"))
@@ -63,7 +63,7 @@ def test_a_fault_in_a_unit_is_a_line(error: Exception, monkeypatch: pytest.Monke
 
 def configured(root: Path, required: bool) -> None:
     """All domains are, with a time limit of one second."""
-    for path, text in ((DEFAULT, json.dumps({"required": required, "timeout": 1})), (EVENTS_LOCK, "")):
+    for path, text in ((LIBVIRT.default, json.dumps({"required": required, "timeout": 1})), (LIBVIRT.lock, "")):
         os.makedirs(os.path.dirname(f"{root}{path}"))
         Path(f"{root}{path}").write_text(text, encoding="utf-8")
 
@@ -96,7 +96,7 @@ def test_a_hook_that_cannot_even_begin_stops_only_domains_that_are_configured(
     """As with half an installation, or without standard input."""
     configured(tmp_path, True)
     if not is_configured:
-        os.unlink(f"{tmp_path}{DEFAULT}")
+        os.unlink(f"{tmp_path}{LIBVIRT.default}")
     monkeypatch.setattr(sys, "stdin", None)
     with redirect_stderr(io.StringIO()):
         assert libvirt_hook.main(["one", "prepare", "begin", "-"], str(tmp_path)) == int(is_configured)

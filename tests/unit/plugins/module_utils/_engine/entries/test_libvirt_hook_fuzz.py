@@ -17,7 +17,7 @@ from unittest import mock
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.entries import libvirt_hook
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel import host
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import DEFAULT, EVENTS_LOCK, JOURNAL
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import JOURNAL, LIBVIRT
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import booted
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import Baseline
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.hostile import (
@@ -35,9 +35,9 @@ XML = "<domain><name>one</name><cputune><vcpupin vcpu='0' cpuset='4'/><emulatorp
 def exit_code(arguments: List[str], given_: bytes, configuration: bytes, journal: bytes = b"") -> int:
     """The hook on a host with a configuration for all domains."""
     with booted(Baseline(machine_slice=True)) as kernel, mock.patch.object(host, "Host", return_value=kernel):
-        for path, text in ((DEFAULT, configuration), (EVENTS_LOCK, b""), (JOURNAL, journal)):
+        for path, text in ((LIBVIRT.default, configuration), (LIBVIRT.lock, b""), (JOURNAL, journal)):
             os.makedirs(os.path.dirname(kernel.root + path), exist_ok=True)
-            if text or path == EVENTS_LOCK:
+            if text or path == LIBVIRT.lock:
                 with open(kernel.root + path, "wb") as stream:
                     stream.write(text)
         said, complained, stdin = io.StringIO(), io.StringIO(), io.TextIOWrapper(io.BytesIO(given_))

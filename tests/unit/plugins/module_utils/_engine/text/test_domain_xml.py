@@ -9,7 +9,8 @@ from __future__ import annotations
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cpus import parse_list
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.domain_xml import Domain, parse
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.domain import Domain
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.domain_xml import parse
 
 
 def domain(inside: str, vcpu: str = "<vcpu placement='static'>2</vcpu>") -> Domain:

@@ -13,7 +13,7 @@ from typing import Any, Dict
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.arguments import validated
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.role_steps import VARIABLES, items
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.hooks.role_steps import VARIABLES, items
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.steps.catalog import (
     complete,
     read_items,

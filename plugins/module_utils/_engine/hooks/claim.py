@@ -4,7 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""The claim of a libvirt domain: what is configured for it, with the CPUs of its XML, on the host as it is."""
+"""The claim of a virtual machine that starts: its configuration and pins, on the host as it is."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..model import Claim, Step
 from ..strategy import choose, refuses_root
 from ..text.cgroup_path import is_within, normalized
 from ..text.cpus import NONE, CpuSet, format_list, parse_list
-from ..text.domain_xml import PIN_EMULATOR, PIN_VCPUS, Domain
+from ..text.domain import Domain
 from ..text.expression import Expression, evaluate, is_given
 from ..text.topology import Topology
 from .role_steps import items
 
 AUTO, RESERVE, SHARE = "auto", "reserve", "share"
-# What a domain can say besides the variables of the role: whether the CPUs of its emulator are taken from the host.
+# What can be configured besides the variables of the role: whether the CPUs of the emulator are taken from the host.
 DOMAIN_VARIABLES: Dict[str, Any] = {
     "isolate_emulator": {"type": "str", "choices": [AUTO, RESERVE, SHARE], "default": AUTO},
 }
@@ -37,6 +37,7 @@ class HostContext(NamedTuple):
     # The cgroups beside the domain's in which tasks run for which no CPUs are reserved: a partition would confine them
     # to the domain's CPUs.
     others: Sequence[str] = ()
+    unseen: Sequence[str] = ()  # virtual machines that could start there without anybody noticing
 
 
 class Decision(NamedTuple):
@@ -53,7 +54,7 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
     vcpus = _given(variables["isolate_vm_cpus"], around, "isolate_vm_cpus") or domain.vcpus
     if not vcpus:
         raise IsolationError(
-            f"the domain {domain.name!r} does not say where its vCPUs run; add {PIN_VCPUS} (virsh edit {domain.name})"
+            f"{domain.title} does not say where its vCPUs run; add {domain.words.vcpus} ({domain.edit})"
         )
     cgroup = normalized(variables["isolate_cgroup"] or domain.cgroup)
     asked = variables["isolate_strategy"]
@@ -106,17 +107,15 @@ def _check_partition(domain: Domain, vcpus: CpuSet, emulator: CpuSet, must_share
     """Raise IsolationError if a domain cannot run in a partition with these CPUs."""
     if must_share:
         raise IsolationError(
-            f"the domain {domain.name!r} has its emulator on CPUs {format_list(emulator)}, which it is to share with"
+            f"{domain.title} has its emulator on CPUs {format_list(emulator)}, which it is to share with"
             " the host, and a partition shares no CPUs; use isolate_strategy: slices, or isolate_emulator: reserve"
         )
     if hangs:
-        raise IsolationError(
-            f"the domain {domain.name!r} would hang in a partition: {hangs}, or use isolate_strategy: slices"
-        )
+        raise IsolationError(f"{domain.title} would hang in a partition: {hangs}, or use isolate_strategy: slices")
     pinned = domain.vcpus | domain.emulator
     if pinned - vcpus - emulator:
         raise IsolationError(
-            f"the domain {domain.name!r} is pinned to CPUs {format_list(pinned)}, but its claim has"
+            f"{domain.title} is pinned to CPUs {format_list(pinned)}, but its claim has"
             f" {format_list(vcpus | emulator)}: in a partition the kernel gives its threads no others. Add"
             f" {format_list(pinned - vcpus - emulator)} to isolate_emulator_cpus, or use isolate_strategy: slices"
         )
@@ -127,9 +126,9 @@ def _check_lasting(domain: Domain, cgroup: str, lasting: CpuSet) -> None:
     pinned = domain.vcpus | domain.emulator
     if lasting and pinned - lasting:
         raise IsolationError(
-            f"the domain {domain.name!r} is pinned to CPUs {format_list(pinned)}, but {cgroup} is in a partition that"
+            f"{domain.title} is pinned to CPUs {format_list(pinned)}, but {cgroup} is in a partition that"
             f" has {format_list(lasting)}: the kernel gives its threads no others. Use isolate_strategy: partition, or"
-            " give the domain a cgroup of its own, <resource><partition>/vfio</partition></resource>"
+            f" {domain.words.move}"
         )
 
 
@@ -162,15 +161,15 @@ def _on_online_cpus(domain: Domain, around: HostContext) -> Tuple[Domain, List[s
     """
     online, possible, notes = around.topology.online(), around.topology.possible(), []
     for part, cpus, pin in (
-        ("vCPUs", domain.vcpus, PIN_VCPUS),
-        ("emulator and I/O threads", domain.emulator, PIN_EMULATOR),
+        ("vCPUs", domain.vcpus, domain.words.vcpus),
+        ("emulator and I/O threads", domain.emulator, domain.words.emulator),
     ):
         offline = (cpus & possible) - online
         if offline and offline == cpus:
             raise IsolationError(
-                f"the domain {domain.name!r} has its {part} pinned to CPUs {format_list(cpus)}, and none of these is"
+                f"{domain.title} has its {part} pinned to CPUs {format_list(cpus)}, and none of these is"
                 f" online; online are {format_list(online)}. Put one of them online, or change {pin}"
-                f" (virsh edit {domain.name})"
+                f" ({domain.edit})"
             )
         if offline:
             notes.append(
@@ -182,6 +181,8 @@ def _on_online_cpus(domain: Domain, around: HostContext) -> Tuple[Domain, List[s
 def _reasons(domain: Domain, around: HostContext, emulator: CpuSet, shares: bool) -> List[str]:
     """Why a partition is not suitable."""
     reasons = [f"no CPUs are reserved for what runs in {', '.join(around.others)}"] if around.others else []
+    if around.unseen:
+        reasons.append(f"nobody would notice the start of {', '.join(around.unseen)}, without this hookscript")
     if shares:
         reasons.append(f"its emulator is pinned to the host's CPUs {format_list(emulator)}")
     if domain.is_placed and not emulator:
@@ -194,9 +195,9 @@ def lasting_partition(around: HostContext, cgroup: str, creators: Sequence[str])
     found = NONE
     for claim in reserving(around.claims, cgroup).values():
         for position, step in enumerate(claim.steps):
-            if not _reserves(step, cgroup):
+            if not _reserves(claim, position, cgroup):
                 continue
-            asked, path = step.arguments["strategy"], _path(step)
+            asked, path = step.arguments["strategy"], _path(claim, position)
             is_partition = choose(asked, around.version, around.release, path)[0] == "partition"
             if is_partition and (asked == "partition" or claim.created_by not in creators):
                 found |= _cpus_of(claim, position, around)
@@ -211,7 +212,10 @@ def relaxed(around: HostContext, cgroup: str, creators: Sequence[str], shared: C
     found = {}
     for name, claim in reserving(around.claims, cgroup).items():
         if claim.created_by in creators:
-            steps = [_relax(step, around, shared) if _reserves(step, cgroup) else step for step in claim.steps]
+            steps = [
+                _relax(claim, i, around, shared) if _reserves(claim, i, cgroup) else step
+                for i, step in enumerate(claim.steps)
+            ]
             if tuple(steps) != claim.steps:
                 found[name] = steps
     return found
@@ -219,20 +223,26 @@ def relaxed(around: HostContext, cgroup: str, creators: Sequence[str], shared: C
 
 def reserving(claims: Mapping[str, Claim], cgroup: str) -> Dict[str, Claim]:
     """The claims that reserve CPUs for what is in a cgroup: for that one, or for one above it."""
-    return {name: claim for name, claim in claims.items() if any(_reserves(step, cgroup) for step in claim.steps)}
+    return {
+        name: claim
+        for name, claim in claims.items()
+        if any(_reserves(claim, position, cgroup) for position in range(len(claim.steps)))
+    }
 
 
-def _reserves(step: Step, cgroup: str) -> bool:
-    return step.name == "reserve_cpus" and is_within(cgroup, _path(step))
+def _reserves(claim: Claim, position: int, cgroup: str) -> bool:
+    return claim.steps[position].name == "reserve_cpus" and is_within(cgroup, _path(claim, position))
 
 
-def _path(step: Step) -> str:
-    return normalized(step.arguments["cgroup"])
+def _path(claim: Claim, position: int) -> str:
+    """The cgroup of a reservation; if it is looked for, the one that was found."""
+    return claim.granted_to(position).get("cgroup") or normalized(claim.steps[position].arguments["cgroup"])
 
 
-def _relax(step: Step, around: HostContext, shared: CpuSet) -> Step:
+def _relax(claim: Claim, position: int, around: HostContext, shared: CpuSet) -> Step:
+    step, path = claim.steps[position], _path(claim, position)
     given = dict(step.arguments)
-    if given["strategy"] == "auto" and choose("auto", around.version, around.release, _path(step))[0] == "partition":
+    if given["strategy"] == "auto" and choose("auto", around.version, around.release, path)[0] == "partition":
         given["strategy"] = "slices"
     if given["strategy"] != "partition" and is_given(given["emulator_cpus"]) and shared:
         emulator = evaluate(given["emulator_cpus"], around.topology, "emulator_cpus", must_be_online=False)

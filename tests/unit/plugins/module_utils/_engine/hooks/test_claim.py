@@ -12,8 +12,7 @@ from typing import Any, Dict, List, Tuple
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.arguments import validated
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.topology import CPU, SysfsTopology
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.claim import (
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.hooks.claim import (
     DOMAIN_VARIABLES,
     HostContext,
     decide,
@@ -21,11 +20,13 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.cla
     relaxed,
     reserving,
 )
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.role_steps import VARIABLES
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.hooks.role_steps import VARIABLES
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.topology import CPU, SysfsTopology
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.model import Claim, Step
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.strategy import choose
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.cpus import parse_list
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.domain_xml import Domain, parse
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.domain import Domain
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.text.domain_xml import parse
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_host import FakeHost
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import step
 

@@ -14,8 +14,9 @@ from typing import Any, Dict, Iterator, List, Optional
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError, TimeLimit
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.events import Event
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import DEFAULT, JOURNAL, domain_file
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.hooks.events import Event
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.hooks.libvirt import Libvirt
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import JOURNAL, LIBVIRT
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.transaction.engine import Engine
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, step, whole_job
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.cgroups import Cgroups
@@ -45,7 +46,7 @@ def configured(kernel: FakeKernel, path: str, **given: Any) -> None:
 
 def happens(kernel: FakeKernel, name: str, operation: str, given: bytes = b"") -> List[str]:
     """What an event logs."""
-    event = Event(name, operation, kernel, io.BytesIO(given))
+    event = Event(name, operation, kernel, Libvirt(kernel, io.BytesIO(given)))
     event.configure()
     return event.carry_out()
 
@@ -63,8 +64,8 @@ def claims(kernel: FakeKernel) -> Dict[str, Any]:
 def two_domains() -> Iterator[FakeKernel]:
     """A host where the domains one and two are configured."""
     with booted(Baseline(machine_slice=True)) as kernel:
-        configured(kernel, domain_file("one"))
-        configured(kernel, domain_file("two"))
+        configured(kernel, LIBVIRT.file("one"))
+        configured(kernel, LIBVIRT.file("two"))
         yield kernel
 
 
@@ -128,7 +129,7 @@ def test_claims_do_without_a_partition_when_another_domain_comes(operation: str)
         happens(kernel, "one", "prepare", xml("one", "4,5"))
         assert partition(kernel) == "isolated"
         lines = happens(kernel, "other", operation, xml("other", "1"))
-        assert lines == ["the claim one continues without a partition, as others run beside its domain"]
+        assert lines == ["the claim one continues without a partition, as others run beside it"]
         assert partition(kernel) == "member" and set(claims(kernel)) == {"one"}
         assert kernel.read(f"{CGROUP}/system.slice/cpuset.cpus") == "1-3,6-7"
         assert happens(kernel, "other", operation, xml("other", "1")) == []
@@ -138,7 +139,7 @@ def test_claims_do_without_a_partition_when_another_domain_comes(operation: str)
 
 def test_a_partition_that_was_asked_for_stays_when_another_domain_comes() -> None:
     with two_domains() as kernel:
-        configured(kernel, domain_file("one"), isolate_strategy="partition")
+        configured(kernel, LIBVIRT.file("one"), isolate_strategy="partition")
         happens(kernel, "one", "prepare", xml("one", "4,5"))
         lines = happens(kernel, "other", "prepare", xml("other", "1"))
         assert lines == ["/machine.slice is in a partition that has CPUs 0,4-5: it can have no others"]
@@ -197,10 +198,10 @@ def test_a_claim_of_that_name_that_others_made_stays_theirs() -> None:
 @pytest.mark.parametrize(
     ("path", "given", "required", "timeout"),
     [
-        (domain_file("one"), {}, True, 60),
-        (domain_file("one"), {"required": False, "timeout": 5}, False, 5),
-        (DEFAULT, {"timeout": 7}, True, 7),
-        (domain_file("two"), {}, False, 60),
+        (LIBVIRT.file("one"), {}, True, 60),
+        (LIBVIRT.file("one"), {"required": False, "timeout": 5}, False, 5),
+        (LIBVIRT.default, {"timeout": 7}, True, 7),
+        (LIBVIRT.file("two"), {}, False, 60),
     ],
 )
 def test_what_is_configured(path: str, given: Dict[str, Any], required: bool, timeout: int) -> None:
@@ -211,7 +212,7 @@ def test_what_is_configured(path: str, given: Dict[str, Any], required: bool, ti
             ("started", False, timeout),
             ("release", False, 600),
         ):
-            event = Event("one", operation, kernel, io.BytesIO())
+            event = Event("one", operation, kernel, Libvirt(kernel, io.BytesIO()))
             event.configure()
             assert (event.required, event.timeout) == (may_stop_it, limit)
 
@@ -221,9 +222,9 @@ def test_what_is_configured(path: str, given: Dict[str, Any], required: bool, ti
 )
 def test_a_bad_configuration_stops_the_domain(text: str) -> None:
     with two_domains() as kernel:
-        with open(kernel.root + domain_file("one"), "w", encoding="utf-8") as stream:
+        with open(kernel.root + LIBVIRT.file("one"), "w", encoding="utf-8") as stream:
             stream.write(text)
-        event = Event("one", "prepare", kernel, io.BytesIO())
+        event = Event("one", "prepare", kernel, Libvirt(kernel, io.BytesIO()))
         with pytest.raises(IsolationError, match=r"domains/one\.json"):
             event.configure()
         assert event.required
@@ -231,13 +232,13 @@ def test_a_bad_configuration_stops_the_domain(text: str) -> None:
 
 def test_a_configuration_that_others_may_write_is_not_read() -> None:
     with two_domains() as kernel:
-        os.chmod(kernel.root + domain_file("one"), 0o666)
+        os.chmod(kernel.root + LIBVIRT.file("one"), 0o666)
         with pytest.raises(IsolationError, match=r"one\.json: users other than root may write it"):
-            Event("one", "prepare", kernel, io.BytesIO()).configure()
-        os.chmod(kernel.root + domain_file("one"), 0o644)
-        os.chmod(os.path.dirname(kernel.root + domain_file("one")), 0o757)
+            Event("one", "prepare", kernel, Libvirt(kernel, io.BytesIO())).configure()
+        os.chmod(kernel.root + LIBVIRT.file("one"), 0o644)
+        os.chmod(os.path.dirname(kernel.root + LIBVIRT.file("one")), 0o757)
         with pytest.raises(IsolationError, match="users other than root may write it or its directory"):
-            Event("one", "prepare", kernel, io.BytesIO()).configure()
+            Event("one", "prepare", kernel, Libvirt(kernel, io.BytesIO())).configure()
 
 
 def test_xml_of_another_domain_is_refused() -> None:
@@ -252,7 +253,7 @@ def test_a_claim_is_given_back_whatever_is_configured_by_then() -> None:
     with two_domains() as kernel:
         before = kernel.snapshot()
         happens(kernel, "one", "prepare", xml("one", "4,5"))
-        os.chmod(kernel.root + domain_file("one"), 0o666)
+        os.chmod(kernel.root + LIBVIRT.file("one"), 0o666)
         happens(kernel, "one", "release")
         assert kernel.snapshot() == before and not claims(kernel)
 
@@ -274,7 +275,7 @@ def test_what_others_gave_up_they_get_back_where_a_domain_cannot_start() -> None
 def test_a_domain_that_starts_without_isolation_is_left_alone() -> None:
     with two_domains() as kernel:
         happens(kernel, "one", "prepare", xml("one", "4,5"))
-        configured(kernel, domain_file("two"), required=False)
+        configured(kernel, LIBVIRT.file("two"), required=False)
         lines = happens(kernel, "two", "prepare", xml("two", "6,9"))
         assert "it starts without isolation: " in lines[0] and "the claim one continues without a partition" in lines[1]
         assert partition(kernel) == "member" and set(claims(kernel)) == {"one"}
@@ -282,15 +283,15 @@ def test_a_domain_that_starts_without_isolation_is_left_alone() -> None:
 
 def test_what_is_configured_may_change_while_an_event_waits() -> None:
     with two_domains() as kernel:
-        event = Event("one", "prepare", kernel, io.BytesIO(xml("one", "4,5")))
+        event = Event("one", "prepare", kernel, Libvirt(kernel, io.BytesIO(xml("one", "4,5"))))
         event.configure()
-        os.unlink(kernel.root + domain_file("one"))
+        os.unlink(kernel.root + LIBVIRT.file("one"))
         assert event.carry_out() == [] and not claims(kernel)
 
 
 def reconfigured(kernel: FakeKernel, to: Any) -> None:
     """The domain one is configured anew: required or not, or its file is gone, spoilt or anybody's."""
-    path = domain_file("one")
+    path = LIBVIRT.file("one")
     if isinstance(to, bool):
         configured(kernel, path, required=to)
     elif to == "gone":
@@ -309,8 +310,8 @@ def reconfigured(kernel: FakeKernel, to: Any) -> None:
 )
 def test_whether_a_domain_may_start_is_said_by_the_second_reading(first: bool, second: Any, required: bool) -> None:
     with two_domains() as kernel:
-        configured(kernel, domain_file("one"), required=first, timeout=5)
-        event = Event("one", "prepare", kernel, io.BytesIO(xml("one", "4,9")))
+        configured(kernel, LIBVIRT.file("one"), required=first, timeout=5)
+        event = Event("one", "prepare", kernel, Libvirt(kernel, io.BytesIO(xml("one", "4,9"))))
         event.configure()
         assert event.required is first
         reconfigured(kernel, second)
@@ -326,22 +327,22 @@ def test_whether_a_domain_may_start_is_said_by_the_second_reading(first: bool, s
 @pytest.mark.parametrize(("second", "required"), [(True, True), (False, False)])
 def test_without_a_file_of_its_own_the_default_says_it(first: bool, second: bool, required: bool) -> None:
     with two_domains() as kernel:
-        configured(kernel, domain_file("one"), required=first, timeout=5)
-        configured(kernel, DEFAULT, required=second)
-        event = Event("one", "prepare", kernel, io.BytesIO())
+        configured(kernel, LIBVIRT.file("one"), required=first, timeout=5)
+        configured(kernel, LIBVIRT.default, required=second)
+        event = Event("one", "prepare", kernel, Libvirt(kernel, io.BytesIO()))
         event.configure()
         assert (event.required, event.timeout) == (first, 5)
-        os.unlink(kernel.root + domain_file("one"))
+        os.unlink(kernel.root + LIBVIRT.file("one"))
         event.configure()
         assert (event.required, event.timeout) == (required, 60)
 
 
 def test_of_a_file_that_is_gone_no_time_limit_is_left() -> None:
     with two_domains() as kernel:
-        configured(kernel, domain_file("one"), timeout=5)
-        event = Event("one", "prepare", kernel, io.BytesIO())
+        configured(kernel, LIBVIRT.file("one"), timeout=5)
+        event = Event("one", "prepare", kernel, Libvirt(kernel, io.BytesIO()))
         event.configure()
-        os.unlink(kernel.root + domain_file("one"))
+        os.unlink(kernel.root + LIBVIRT.file("one"))
         event.configure()
         assert (event.required, event.timeout) == (False, 60)
 
@@ -363,7 +364,7 @@ def test_a_nested_partition_of_libvirt_s_is_isolated_by_slices() -> None:
 def test_a_time_limit_in_the_middle_of_the_writes_gives_everything_back(number: int) -> None:
     with two_domains() as kernel:
         before = kernel.snapshot()
-        event = Event("one", "prepare", kernel, io.BytesIO(xml("one", "4,5")))
+        event = Event("one", "prepare", kernel, Libvirt(kernel, io.BytesIO(xml("one", "4,5"))))
         event.configure()
         left = [number]
 
@@ -414,7 +415,7 @@ def test_whatever_fails_the_claims_of_others_have_their_partition_back(
     while True:
         count += stride
         with two_domains() as kernel:
-            configured(kernel, domain_file("three"))
+            configured(kernel, LIBVIRT.file("three"))
             idle, left = kernel.snapshot(), "1-3,5-6"
             happens(kernel, "one", "prepare", xml("one", "4"))
             happens(kernel, "three", "prepare", xml("three", "7"))

@@ -12,8 +12,9 @@ import os
 from typing import Any, Dict
 
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.libvirt.events import LONGEST_TIMEOUT, Event
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import DEFAULT, EVENTS_LOCK, domain_file
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.hooks.events import LONGEST_TIMEOUT, Event
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.hooks.libvirt import Libvirt
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import LIBVIRT
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import (
     FakeKernel,
@@ -61,11 +62,11 @@ def put(kernel: FakeKernel, path: str, text: str) -> None:
 def happens_or_is_refused(text: str, xml: str) -> None:
     """A domain starts and ends."""
     with booted(Baseline(machine_slice=True)) as kernel:
-        put(kernel, domain_file("one"), text)
-        put(kernel, EVENTS_LOCK, "")
+        put(kernel, LIBVIRT.file("one"), text)
+        put(kernel, LIBVIRT.lock, "")
         before = kernel.snapshot()
         for operation in ("prepare", "release"):
-            event = Event("one", operation, kernel, io.BytesIO(xml.encode("utf-8", "surrogatepass")))
+            event = Event("one", operation, kernel, Libvirt(kernel, io.BytesIO(xml.encode("utf-8", "surrogatepass"))))
             try:
                 event.configure()
                 assert 0 < event.timeout <= LONGEST_TIMEOUT and isinstance(event.required, bool)
@@ -95,9 +96,9 @@ def test_any_text_of_a_configuration_and_of_the_xml(text: str, xml: str) -> None
 @given(texts(), st.sampled_from(["prepare", "started", "release"]))
 def test_any_name_of_a_domain(name: str, operation: str) -> None:
     with booted() as kernel:
-        put(kernel, DEFAULT, "{}")
+        put(kernel, LIBVIRT.default, "{}")
         before = kernel.snapshot()
-        event = Event(name, operation, kernel, io.BytesIO(b""))
+        event = Event(name, operation, kernel, Libvirt(kernel, io.BytesIO(b"")))
         try:
             event.configure()
             event.carry_out()

@@ -1,0 +1,83 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Private to the vfio.isolation collection: no promise is made to code outside of it.
+
+"""The entry point of the hookscript of Proxmox VE, and of the unit that watches a virtual machine.
+
+Proxmox VE calls no hookscript if QEMU does not start after pre-start, if a virtual machine has been migrated away, or
+if the daemon that reports its end is dead. So each start leaves a unit behind that waits for the end of QEMU.
+Source: qm(1), Hookscripts; PVE::GuestHelpers, exec_hookscript; PVE::QemuServer, vm_start_nolock.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ..hooks.one_event import carry_out, concerns, log
+from ..kernel.presence import any_exists
+from ..paths import PROXMOX, RUNNER
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Sequence
+
+    from ..hooks.events import Event
+
+# By the phases of a hookscript. The other two are for virtual machines that run.
+ACTING = {"pre-start": "prepare", "post-stop": "release"}
+WATCH = "watch"
+
+
+def main(arguments: Sequence[str], root: str = "") -> int:
+    """The entry point: VMID PHASE. Returns 0, or 1 if the virtual machine may not start."""
+    name, phase = (*arguments, "", "")[:2]
+    if phase == WATCH:
+        return _watch(name, root)
+    if phase not in ACTING or not concerns(name, PROXMOX, root):
+        return 0
+    code = _happens(name, phase, root)
+    if phase == "pre-start" and code == 0 and any_exists(root, (PROXMOX.lock,)):
+        _be_watched(name, root)
+    return code
+
+
+def _happens(name: str, phase: str, root: str) -> int:
+    def begin() -> Event:
+        from ..hooks.events import Event
+        from ..hooks.proxmox import Proxmox
+        from ..kernel.host import Host
+
+        host = Host(root)
+        return Event(name, ACTING.get(phase, "release"), host, Proxmox(host))
+
+    def is_configured() -> bool:
+        return any_exists(root, (PROXMOX.file(name), PROXMOX.default))
+
+    return carry_out(f"VM {name}: {phase}", phase == "pre-start", is_configured, begin)
+
+
+def _be_watched(name: str, root: str) -> None:
+    """Start the unit that watches a virtual machine."""
+    from ..kernel.host import Host
+
+    unit = f"--unit=vfio-isolation-vm-{name}-{os.getpid()}"
+    command = [sys.executable, "-I", "-S", RUNNER, "proxmox_hook", name, WATCH]
+    if Host(root).ask("systemd-run", "--quiet", "--collect", "--slice=system.slice", unit, "--", *command) is None:
+        log(f"VM {name}: nobody watches it, as systemd-run failed: if it does not start, revert its claim", failed=True)
+
+
+def _watch(name: str, root: str) -> int:
+    """Wait until a virtual machine has started and has ended, and revert its claim if nobody else has."""
+    from ..kernel.host import Host
+    from ..kernel.proxmox import ProxmoxVms
+
+    vms = ProxmoxVms(Host(root))
+    with vms.locked(name):  # until the start has succeeded or failed
+        process = vms.process(name)
+    if process:
+        vms.wait_for_end(process)
+    with vms.locked(name):  # until post-stop is through; the next start waits for this
+        return 0 if vms.process(name) else _happens(name, WATCH, root)  # what runs again is watched anew
