@@ -32,9 +32,7 @@ class Hookscript:
 
     def __init__(self, host: Host, check: bool) -> None:
         if not host.exists(QM):
-            raise IsolationError(
-                f"this host has no {QM}, so it is not a Proxmox VE host; for libvirt, use libvirt_hook"
-            )
+            raise IsolationError(f"this is not a Proxmox VE host: it has no {QM}; for libvirt, use libvirt_hook")
         self._host = host
         self._check = check
         self._vms = ProxmoxVms(host)

@@ -22,6 +22,7 @@ HOSTS = {
     "libvirt": ("libvirt_host",),
     "machines": ("libvirt_host",),
     "moves": ("host", "v1_host"),
+    "proxmox": ("libvirt_host",),
 }
 
 CHECKS = [

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 from ..hooks.one_event import carry_out, concerns, log
 from ..kernel.presence import any_exists
@@ -22,13 +23,14 @@ from ..paths import PROXMOX, RUNNER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Sequence
+    from typing import Callable, List, Sequence
 
     from ..hooks.events import Event
 
 # By the phases of a hookscript. The other two are for virtual machines that run.
 ACTING = {"pre-start": "prepare", "post-stop": "release"}
 WATCH = "watch"
+GRACE = 5.0  # seconds that Proxmox VE has for its own end of a virtual machine, with post-stop
 
 
 def main(arguments: Sequence[str], root: str = "") -> int:
@@ -38,20 +40,23 @@ def main(arguments: Sequence[str], root: str = "") -> int:
         return _watch(name, root)
     if phase not in ACTING or not concerns(name, PROXMOX, root):
         return 0
-    code = _happens(name, phase, root)
-    if phase == "pre-start" and code == 0 and any_exists(root, (PROXMOX.lock,)):
+    events: List[Event] = []
+    code = _happens(name, phase, root, events.append)
+    if phase == "pre-start" and any(event.has_claim for event in events):
         _be_watched(name, root)
     return code
 
 
-def _happens(name: str, phase: str, root: str) -> int:
+def _happens(name: str, phase: str, root: str, note: Callable[[Event], None]) -> int:
     def begin() -> Event:
         from ..hooks.events import Event
         from ..hooks.proxmox import Proxmox
         from ..kernel.host import Host
 
         host = Host(root)
-        return Event(name, ACTING.get(phase, "release"), host, Proxmox(host))
+        event = Event(name, ACTING.get(phase, "release"), host, Proxmox(host))
+        note(event)
+        return event
 
     def is_configured() -> bool:
         return any_exists(root, (PROXMOX.file(name), PROXMOX.default))
@@ -79,5 +84,8 @@ def _watch(name: str, root: str) -> int:
         process = vms.process(name)
     if process:
         vms.wait_for_end(process)
+        time.sleep(GRACE)
     with vms.locked(name):  # until post-stop is through; the next start waits for this
-        return 0 if vms.process(name) else _happens(name, WATCH, root)  # what runs again is watched anew
+        if vms.process(name):
+            return 0  # what runs again is watched anew
+        return _happens(name, WATCH, root, lambda _event: None)

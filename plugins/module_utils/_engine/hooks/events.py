@@ -71,6 +71,7 @@ class Event:
         self.operation = operation
         self.required = operation == PREPARE  # whether it may not start if this fails
         self.timeout = TIMEOUT
+        self.has_claim = False  # since this event
         self._host = host
         self._platform = platform
         self._variables: Dict[str, Any] = {}
@@ -159,7 +160,7 @@ class Event:
         try:
             lines += self._change(decision.changed)
             outcome = self._engine().apply(self.name, read_steps(decision.items), created_by=self._creator)
-            notes = outcome.notes
+            self.has_claim, notes = True, outcome.notes
             lines.append(
                 f"{len(outcome.changes)} settings changed; strategy {notes['strategy']}, CPUs of VMs"
                 f" {notes['vm_cpus']}, of the host {notes['host_cpus']}"
