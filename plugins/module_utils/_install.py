@@ -156,11 +156,8 @@ class Installation:
         found = self._change({}, [*files, *(f"{UNITS}/{unit}.d/on-demand.conf" for unit in names)])
         with self._undone_on_failure(found, units):
             if not self._check:
-                # With a unit that is required, a virtual machine would stop.
-                required = [unit for unit in names if self._is_required(unit)]
-                for options, chosen in (((), required), (("--now",), [u for u in names if u not in required])):
-                    if chosen:
-                        self._host.change("systemctl", "disable", *options, "--", *chosen)
+                for unit in names:
+                    self._stop(unit)
             if leaving == instances:
                 is_needed = any(self._host.exists(path) for path in HOOKS)
                 found += self._change({}, [UNIT, *([] if is_needed else [RUNNER])])
@@ -169,8 +166,20 @@ class Installation:
                 self._host.change("systemctl", "daemon-reload")
         return found
 
-    def _is_required(self, unit: str) -> bool:
-        shown = self._host.ask("systemctl", "show", "--value", "-p", "RequiredBy,BoundBy", "--", unit)
+    def _stop(self, unit: str) -> None:
+        """Disable and stop a unit, but no virtual machine that requires it.
+
+        What is bound to a unit would stop in any case, so then the unit continues to be active.
+        """
+        if not self._is_required(unit):
+            self._host.change("systemctl", "disable", "--now", "--", unit)
+            return
+        self._host.change("systemctl", "disable", "--", unit)
+        if not self._is_required(unit, "BoundBy"):
+            self._host.change("systemctl", "stop", "--job-mode=ignore-dependencies", "--", unit)
+
+    def _is_required(self, unit: str, how: str = "RequiredBy,BoundBy") -> bool:
+        shown = self._host.ask("systemctl", "show", "--value", "-p", how, "--", unit)
         units = {name for name in (shown or "").split() if "." in name}
         return any("active" in self._state(name) for name in sorted(units))
 
