@@ -94,20 +94,22 @@ unit: tools
 	$(say) 'Unit tests with the Python of the controller'
 	pytest --numprocesses 2 tests/unit
 
-# Fresh hosts, which go away whatever happens: two with cgroup v2, one with v1 and one with libvirt. An emulated host
-# keeps one CPU of this machine busy, so two of them are tested at a time.
+# Fresh hosts, which go away whatever happens: two with cgroup v2, one with v1, one with libvirt, and one with isolcpus=.
+# An emulated host keeps one CPU of this machine busy, so two of them are tested at a time.
 host: tools qemu .cache/bench/complete
 	$(packages) gcc libc6-dev
-	$(say) 'Tests on four virtual hosts: Molecule scenarios, then pytest'
-	trap 'for name in test test-b test-v1 test-libvirt; do $(virtual_host) stop --name $$name; done' EXIT; \
+	$(say) 'Tests on five virtual hosts: Molecule scenarios, then pytest'
+	trap 'for name in test test-b test-v1 test-libvirt test-isolcpus; do $(virtual_host) stop --name $$name; done' EXIT; \
 	both() { for job; do $$job & pids+=($$!); done; for pid in "$${pids[@]}"; do wait $$pid; done; pids=(); }; \
 	both '$(virtual_host) start --name test' '$(virtual_host) start --name test-libvirt --flavour libvirt'; \
+	$(virtual_host) start --name test-isolcpus --cmdline 'isolcpus=4-7 nohz_full=4-7 rcu_nocbs=4-7' & pids=($$!); \
 	both '$(virtual_host) start --name test-b' \
 	    '$(virtual_host) start --name test-v1 --cmdline systemd.unified_cgroup_hierarchy=0'; \
 	first="$$($(virtual_host) inventory --name test)"; \
 	second="$$($(virtual_host) inventory --name test-b)"; \
 	export VFIO_V1_INVENTORY="$$($(virtual_host) inventory --name test-v1)"; \
 	export VFIO_LIBVIRT_INVENTORY="$$($(virtual_host) inventory --name test-libvirt)"; \
+	export VFIO_ISOLCPUS_INVENTORY="$$($(virtual_host) inventory --name test-isolcpus)"; \
 	export MOLECULE_COMMAND_BORDERS=false; \
 	both "env VFIO_INVENTORY=$$first molecule test --scenario-name partition" \
 	    "env VFIO_INVENTORY=$$second molecule test --scenario-name slices"; \

@@ -48,6 +48,10 @@ def gather(engine: Engine) -> Tuple[Dict[str, Any], List[str]]:
             {**_expected(change), "name": program(engine.host, change.address.name)} for change in drift.newcomers
         ],
         "left_alone": [{"address": str(a), "reason": reason} for a, reason in sorted(drift.skipped.items())],
+        "virtual_machines": [
+            {"process": machine.process, "name": machine.name, "cgroup": machine.cgroup}
+            for machine in resources.virtual_machines.running()
+        ],
         "owed": [{"address": str(a), "value": value} for a, value in sorted(journal.owed().items())],
     }
     return facts, drift.warnings

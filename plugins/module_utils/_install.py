@@ -193,11 +193,14 @@ class Installation:
                 found.append(Difference(path, before, after))
         if not self._check:
             written: List[Difference] = []
+            fresh = {path for change in found for path in (change.path, *_above(change.path))}
+            fresh = {path for path in fresh if not self._host.exists(path)} | {change.path for change in found}
             with self._undone_on_failure(written):
                 for change in _in_order(found):
                     self._put_back[change.path] = self._host.keep(change.path)
                     written.append(change)
                     self._put(change.path, change.after)
+                self._host.label(sorted(fresh))
             if found:
                 self._tidy_runner()
         return found
@@ -296,6 +299,12 @@ def _in_order(changes: Sequence[Difference]) -> List[Difference]:
 def _with_new_versions(paths: Iterable[str]) -> List[str]:
     """Paths with what a killed run has left beside them."""
     return [place for path in paths for place in (path, path + TEMPORARY_SUFFIX)]
+
+
+def _above(path: str) -> List[str]:
+    """The directories above a file."""
+    names = path.split("/")
+    return ["/".join(names[:depth]) for depth in range(2, len(names))]
 
 
 def _present(host: Host, path: str) -> Optional[File]:

@@ -286,6 +286,24 @@ ansible_facts:
               type: str
           sample:
             - {"address": "cpufreq.governor:policy6", "value": "schedutil"}
+        virtual_machines:
+          description: >-
+            The virtual machines that run, by their process numbers. These are QEMU processes, by the name of the
+            program, that have C(/dev/kvm) open.
+          type: list
+          elements: dict
+          contains:
+            process:
+              description: The number of the QEMU process.
+              type: int
+            name:
+              description: The name that QEMU was given with C(-name). Empty if it was given none.
+              type: str
+            cgroup:
+              description: The cgroup of the process.
+              type: str
+          sample:
+            - {"process": 2714, "name": "win11", "cgroup": "/machine.slice/machine-qemu-win11.scope/libvirt/emulator"}
 """
 
 from typing import Any, Dict

@@ -22,6 +22,10 @@ description:
     is installed for the first time or removed, a running libvirt is reloaded. This does not affect its virtual
     machines.
   - The hook logs what it does to the systemd journal. Read it with C(journalctl -t vfio-isolation).
+  - On hosts with SELinux, the files get the labels of the policy. If the policy confines the daemon of libvirt, the
+    hook needs the boolean C(virt_hooks_unconfined). The module warns if SELinux is enforcing and this boolean is off.
+    The policies of RHEL 8 and 9 do not confine the daemon and do not have this boolean.
+  - A libvirt of an ordinary user (C(qemu:///session)) also calls the hook, which then does nothing.
   - If the strategy is V(auto), the hook uses a partition only if everything that runs in the cgroup of the domain has a
     claim, because a partition would confine the rest to the CPUs of the claims. When a domain without a claim starts
     there, the existing claims continue without a partition until they end. libvirt does not report containers that
@@ -199,7 +203,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._module import (
 # isort: split
 from ansible_collections.vfio.isolation.plugins.module_utils import _hooks
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.hooks.libvirt import Libvirt
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.libvirt import check_name
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.libvirt import check_name, confines_hooks
 from ansible_collections.vfio.isolation.plugins.module_utils._host_files import hook_files
 from ansible_collections.vfio.isolation.plugins.module_utils._install import Installation, check_python
 
@@ -216,6 +220,11 @@ def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
     domains, default = _hooks.read(given, "domains", check_name, checked)
     check_python(engine.host, given["python"])
     files = installation.hook(hook_files(domains, default, given["python"]))
+    if confines_hooks(engine.host):
+        module.warn(
+            "SELinux is enforcing, and its boolean virt_hooks_unconfined is off: if the policy confines libvirt's"
+            " daemon, the hook cannot isolate this host; allow it with setsebool -P virt_hooks_unconfined on"
+        )
     return with_files(module, {"changed": False, "changes": []}, files)
 
 

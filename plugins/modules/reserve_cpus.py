@@ -66,7 +66,8 @@ options:
         V(isolated), but V(root) if there is more than one emulator CPU. On Linux 6.7 and newer, always V(isolated) for
         CPUs that the boot option C(isolcpus) isolates, because these versions make no other partition of them.
       isolated: The kernel does not balance load in the partition. Threads that are not pinned stay on one CPU.
-      root: The kernel balances load in the partition.
+      root: >-
+        The kernel balances load in the partition, except on CPUs that the boot option C(isolcpus) isolates.
     default: auto
   cgroup:
     description:

@@ -20,7 +20,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # By the fixture, what the names of all tests have that need this host. test_parity is costly: it measures once.
-SINGLE_HOSTS = {"v1_host": "v1|test_parity", "libvirt_host": "libvirt|machines|proxmox"}
+SINGLE_HOSTS = {
+    "v1_host": "v1|test_parity",
+    "libvirt_host": "libvirt|machines|proxmox",
+    "isolcpus_host": "boot_options",
+}
 
 
 class VirtualHost:
@@ -135,3 +139,9 @@ def v1_host() -> VirtualHost:
 def libvirt_host() -> VirtualHost:
     """The virtual host with libvirt, with the same."""
     return _prepared("VFIO_LIBVIRT_INVENTORY")
+
+
+@pytest.fixture(scope="session")
+def isolcpus_host() -> VirtualHost:
+    """The virtual host whose CPUs 4-7 were isolated at boot, with the same."""
+    return _prepared("VFIO_ISOLCPUS_INVENTORY")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # The hosts that a module's checks are run on, where that is not the one with cgroup v2.
 HOSTS = {
+    "boot_options": ("isolcpus_host",),
     "cgroup_v1": ("v1_host",),
     "libvirt": ("libvirt_host",),
     "machines": ("libvirt_host",),

@@ -40,7 +40,9 @@ def _given_back(libvirt_host: VirtualHost) -> Iterator[None]:
     """KVM is there, irqbalance is off; whatever a test leaves is taken away."""
     libvirt_host.run("modprobe kvm_amd; systemctl stop irqbalance")
     yield
-    libvirt_host.run("systemctl stop win11; rm -f /etc/systemd/system/win11.service; systemctl daemon-reload")
+    libvirt_host.run(
+        "systemctl stop win11; systemctl reset-failed; rm -f /etc/systemd/system/win11.service; systemctl daemon-reload"
+    )
     play(libvirt_host, "playbooks/revert.yml")
 
 

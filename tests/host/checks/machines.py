@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 
@@ -81,12 +82,12 @@ def check_qemu_in_another_slice() -> None:
         revert()
         assert _affinities(child) == {frozenset({4, 5})}
     for check in (True, False):
-        assert engine().apply("host", job(cgroup="auto"), check).warnings == []
+        assert engine().apply("host", job(cgroup="auto", partition_type="root"), check).warnings == []
     assert_isolated(cgroup="qemu.slice")
     assert _affinities(child) == {frozenset({4, 5})}
     os.kill(child, 9)
     time.sleep(1)
-    again = isolate(cgroup="auto")  # where it found a VM before counts as long as there is none
+    again = isolate(cgroup="auto", partition_type="root")  # where it found a VM before counts as long as there is none
     assert not again.changed and not again.warnings, again
     revert()
     sh("systemctl stop qemu.slice")
@@ -108,7 +109,7 @@ def check_qemu_in_a_user_session() -> None:
     assert f"auto finds QEMU process {child} (mine) in {where}" in sentence and "systemd-run" in sentence, sentence
     os.kill(child, 9)
     child = _kvm("mine", *_in_slice("vfio.slice"), cpu_list="4-5")
-    assert isolate(cgroup="auto").warnings == []
+    assert isolate(cgroup="auto", partition_type="root").warnings == []
     assert_isolated(cgroup="vfio.slice")
     assert _affinities(child) == {frozenset({4, 5})}
     revert()
@@ -116,6 +117,22 @@ def check_qemu_in_a_user_session() -> None:
     time.sleep(1)
     sh("systemctl stop vfio.slice")
     unchanged(before)
+
+
+def check_vcpus_that_float() -> None:
+    """In an isolated partition they would stay on one CPU: the claim says so, and what to do."""
+    child = _kvm("loose", *_in_slice("vfio.slice"))
+    for check in (True, False, False):
+        (warning,) = engine().apply("host", job(cgroup="vfio.slice"), check).warnings
+        assert f"QEMU process {child} (loose) has vCPUs that are not pinned to one CPU each" in warning, warning
+        assert "pin them, or use partition_type: root" in warning, warning
+    assert isolate(cgroup="vfio.slice", partition_type="root").warnings == []
+    isolate(cgroup="vfio.slice")
+    for thread in os.listdir(f"/proc/{child}/task"):
+        match = re.match(r"CPU (\d)", read(f"/proc/{thread}/comm"))
+        if match:
+            os.sched_setaffinity(int(thread), {4 + int(match[1])})
+    assert isolate(cgroup="vfio.slice").warnings == []
 
 
 def check_qemu_that_no_claim_is_for() -> None:
@@ -126,8 +143,8 @@ def check_qemu_that_no_claim_is_for() -> None:
     assert any(f"QEMU process {other} (other) runs, but" in line for line in isolate().warnings)
     revert()
     machine = _kvm("machine", "systemd-run", "--quiet", "--scope", "--slice=machine.slice", cpu_list="4-5")
-    isolate()
-    assert isolate().warnings == []
+    isolate(partition_type="root")
+    assert isolate(partition_type="root").warnings == []
     revert()
     sentence = refused(lambda: isolate(cgroup="auto"))
     for text in (f"{other} (other) in /qemu.slice/100.scope", f"{machine} (machine) in /machine.slice/"):

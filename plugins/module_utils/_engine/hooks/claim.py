@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from ..errors import IsolationError
 from ..model import Claim, Step
-from ..strategy import choose, refuses_root
+from ..strategy import choose
 from ..text.cgroup_path import is_within, normalized
 from ..text.cpus import NONE, CpuSet, format_list, parse_list
 from ..text.domain import Domain
@@ -68,9 +68,10 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
         notes.append(f"the domain may hang: {always_hangs}")
     reasons = _reasons(domain, around, emulator, shares) + ([hangs] if hangs else [])
     kind, balanced = variables["isolate_partition_type"], domain.why_balanced()
-    root_goes = not refuses_root(around.release, vcpus | emulator, around.topology)
-    if strategy == "partition" and kind == "auto" and balanced and not root_goes:
-        reasons.append(f"{balanced}, and Linux makes no partition of type root of CPUs isolated at boot (isolcpus=)")
+    at_boot = (vcpus | emulator) & around.topology.isolated_at_boot()
+    if balanced and at_boot:
+        # In no partition, they are at least distributed when they are bound to their CPUs.
+        reasons.append(f"{balanced}, and Linux spreads no threads over CPUs isolated at boot (isolcpus=)")
     changed: Dict[str, List[Step]] = {}
     if reasons and strategy == "partition":
         if asked == "auto" and not lasting:
@@ -82,7 +83,7 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
         changed = relaxed(around, cgroup, creators, emulator if shares else NONE)
     if strategy == "partition":
         _check_partition(domain, vcpus, emulator, shares and _how(variables) == SHARE, hangs)
-        if balanced and kind == "auto" and root_goes:
+        if balanced and kind == "auto" and not at_boot:
             kind = "root"
             notes.append(f"partition type root, because {balanced}")
         elif balanced and kind == "isolated":

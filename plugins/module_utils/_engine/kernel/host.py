@@ -28,6 +28,9 @@ GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESRCH, errno.ENODEV, errno.ENAMETOOLO
 # What says nothing about the file that was to be read: who takes it for gone forgets what it had before.
 NOT_OF_THE_FILE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM}
 
+SELINUX = "/sys/fs/selinux"
+RESTORECON = ("/usr/sbin/restorecon", "/sbin/restorecon")
+
 
 def _run_command(argv: Sequence[str]) -> Tuple[int, str, str]:
     from .command import run_command  # under Ansible, AnsibleModule runs commands
@@ -263,6 +266,14 @@ class Host:
         import shutil  # only uninstalling needs it
 
         shutil.rmtree(self.path(path), ignore_errors=True)
+
+    def label(self, paths: Sequence[str]) -> None:
+        """Give files and directories the labels that SELinux has for them, see restorecon(8). Raises Refused."""
+        if self.exists(f"{SELINUX}/enforce"):
+            program = next((path for path in RESTORECON if self.exists(path)), None)
+            there = [path for path in paths if self.exists(path)]
+            if program and there:
+                self.change(program, "--", *there)
 
     def locked(self, path: str, timeout: Optional[float] = None, create: bool = True) -> ContextManager[None]:
         """Hold the lock on a file of our own, after waiting for it at most `timeout` seconds (forever if None).

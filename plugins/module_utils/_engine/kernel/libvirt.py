@@ -19,7 +19,7 @@ from ..errors import IsolationError
 from ..text.cpus import CpuSet, is_number
 from ..text.domain import PIN_EMULATOR, PIN_VCPUS, Domain
 from ..text.domain_xml import parse
-from .host import Host
+from .host import SELINUX, Host
 from .own_files import TEMPORARY_SUFFIX
 
 # Where D-Bus finds what it can start, see dbus-daemon(1).
@@ -38,6 +38,12 @@ def check_name(name: str) -> str:
     if name in ("", ".", "..") or "/" in name or not name.isprintable() or len(os.fsencode(name)) > LONGEST:
         raise ValueError(f"{name[:40]!r} is not the name of a libvirt domain")
     return name
+
+
+def confines_hooks(host: Host) -> bool:
+    """Whether SELinux is enforcing, and has a boolean for unconfined hooks that is off. See booleans(8)."""
+    boolean = host.read(f"{SELINUX}/booleans/virt_hooks_unconfined") or ""  # its value now, and the one to come
+    return host.read(f"{SELINUX}/enforce") == "1" and boolean.split()[:1] == ["0"]
 
 
 class Domains:

@@ -22,6 +22,7 @@ from .task import TaskId, identify
 
 DEVICE = "/dev/kvm"
 PROGRAM = re.compile(r"qemu|kvm\Z")
+VCPU = re.compile(r"CPU [0-9]+/")
 
 
 class VirtualMachine(NamedTuple):
@@ -31,6 +32,7 @@ class VirtualMachine(NamedTuple):
     name: str  # as given to QEMU; empty if it was not
     cgroup: str
     threads: List[TaskId]
+    vcpus: List[TaskId]  # those of its threads that have such names, with -name debug-threads=on
 
     def __str__(self) -> str:
         return f"QEMU process {self.process}" + (f" ({self.name})" if self.name else "")
@@ -63,7 +65,8 @@ class VirtualMachines:
         numbers = (int(name) for name in self._host.list(f"/proc/{process}/task"))
         threads = [thread for thread in (identify(self._host, number) for number in numbers) if thread]
         name = _name((self._host.read(f"/proc/{process}/cmdline") or "").split("\0"))
-        return VirtualMachine(process, name, cgroup, threads) if cgroup and threads else None
+        vcpus = [t for t in threads if VCPU.match(self._host.read(f"/proc/{process}/task/{t.number}/comm") or "")]
+        return VirtualMachine(process, name, cgroup, threads, vcpus) if cgroup and threads else None
 
     def affinity(self, thread: TaskId) -> CpuSet:
         """The online CPUs that a thread may run on now; none if it has ended."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Dict
 
 from ..errors import IsolationError
-from ..kernel.cpuset import TASK_AFFINITY
+from ..kernel.cpuset import CPUS, PARTITION, TASK_AFFINITY
 from ..kernel.virtual_machines import VirtualMachine
 from ..model import Address
 from ..strategy import Reservation
@@ -47,14 +47,34 @@ def cgroup_of_all(view: View) -> str:
     return next(iter(found), view.granted_before().get("cgroup", DEFAULT))
 
 
-def warn_of_others(view: View) -> None:
+def warn_of_machines(view: View) -> None:
+    """Warn of virtual machines that the claims do not suit."""
+    reservation = view.shared(Reservation)
+    if reservation.by_cgroup:
+        _warn_of_others(view, reservation)
+        _warn_of_floating(view)
+
+
+def _warn_of_floating(view: View) -> None:
+    """Warn of each virtual machine in an isolated partition with vCPUs that are not pinned to one CPU."""
+    machines = view.resources.virtual_machines
+    for partition, kind in view.to_come(PARTITION):
+        own = view.cpus(Address(CPUS, partition))
+        for machine in machines.running() if kind == "isolated" else ():
+            floats = any(len(machines.affinity(thread) & own) > 1 for thread in machine.vcpus)
+            if floats and is_within(machine.cgroup, partition):
+                view.warn(
+                    f"{machine} has vCPUs that are not pinned to one CPU each, and the kernel spreads no threads in the"
+                    f" isolated partition {partition}; pin them, or use partition_type: root (isolate_partition_type of"
+                    " the role)"
+                )
+
+
+def _warn_of_others(view: View, reservation: Reservation) -> None:
     """Warn of each virtual machine that would use reserved CPUs but is in no cgroup that they are reserved for.
 
     It is confined to the CPUs of the host, which hardly anybody wants: mostly the claim is for the wrong cgroup.
     """
-    reservation = view.shared(Reservation)
-    if not reservation.by_cgroup:
-        return
     machines = view.resources.virtual_machines.running()
     inside = [m for m in machines if any(is_within(m.cgroup, cgroup) for cgroup in reservation.by_cgroup)]
     for machine in machines:

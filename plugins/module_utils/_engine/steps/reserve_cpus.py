@@ -103,6 +103,9 @@ def _partition(view: View, cgroup: str, reservation: Reservation, host: CpuSet) 
     if kind == "root" and _refuses_root(view, own):
         kind = "isolated"
         view.warn(f"{_WHY_ISOLATED.format(cpus=format_list(own))}: it is isolated, where threads stay on one CPU")
+    elif kind == "root" and own & view.resources.topology.isolated_at_boot():
+        cpus = format_list(own & view.resources.topology.isolated_at_boot())
+        view.warn(f"Linux spreads no threads over CPUs {cpus}, isolated at boot (isolcpus=): pin each to one CPU")
     view.assign(Address(PARTITION, cgroup), kind)
     for sibling in view.children(parent_of(cgroup)):
         # A sibling that lists one of the CPUs itself would make the partition invalid.

@@ -19,7 +19,7 @@ from ..model import Address, Change, Claim, Journal, Values, of_kind
 from ..planning.cpusets import is_partition
 from ..planning.inheritors import plan_inheritors
 from ..planning.view import NOBODY, Author, View
-from ..planning.virtual_machines import warn_of_others
+from ..planning.virtual_machines import warn_of_machines
 from ..resources import Resources
 from ..steps.catalog import STEPS
 from ..strategy import Reservation
@@ -90,7 +90,7 @@ def fold(
     _plan_leaving(view)
     _plan_claims(view)
     _check_partitions(view)
-    warn_of_others(view)
+    warn_of_machines(view)
     _plan_moves(view)
     if only:
         view.sweeps = {source: sweep for source, sweep in view.sweeps.items() if sweep.claim == NOBODY.claim}

@@ -245,11 +245,11 @@ def test_a_partition_is_isolated_only_if_each_thread_has_a_cpu(tmp_path: Path) -
     ("release", "at_boot", "strategy", "kind"),
     [
         ("6.12.1", "5", "slices", "auto"),
-        ("6.6.1", "5", "auto", "root"),
+        ("6.6.1", "5", "slices", "auto"),
         ("6.12.1", "", "auto", "root"),
     ],
 )
-def test_where_no_partition_of_type_root_goes_threads_that_float_have_none(
+def test_threads_that_float_over_cpus_isolated_at_boot_have_no_partition(
     tmp_path: Path, release: str, at_boot: str, strategy: str, kind: str
 ) -> None:
     host = FakeHost(str(tmp_path), {f"{CPU}/online": "0-7", f"{CPU}/isolated": at_boot})

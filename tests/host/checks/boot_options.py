@@ -1,0 +1,48 @@
+# Copyright: Contributors to the vfio.isolation project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A host that was booted with isolcpus=4-7 nohz_full=4-7 rcu_nocbs=4-7."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from module_utils._facts import gather
+
+from .ground import CGROUP, JOURNAL, assert_isolated, engine, isolate, process, read, revert, snapshot, unchanged
+
+BUSY = ("sh", "-c", "while :; do :; done")
+
+
+def check_isolcpus() -> None:
+    """The facts know it; a partition of these CPUs is isolated and valid; `root` is told to spread nothing, and the
+    kernel does not: that is why threads that float are told to be pinned."""
+    assert "isolcpus=4-7" in read("/proc/cmdline"), read("/proc/cmdline")
+    topology = gather(engine())[0]["topology"]
+    assert [topology[name] for name in ("isolated_at_boot", "nohz_full", "rcu_nocbs")] == ["4-7"] * 3, topology
+    before = snapshot()
+    assert isolate().warnings == []
+    assert_isolated()
+    assert read(f"{CGROUP}/machine.slice/cpuset.cpus.partition") == "isolated"
+    assert not isolate().changed
+    revert()
+    unchanged(before)
+    (warning,) = isolate(partition_type="root").warnings
+    assert "Linux spreads no threads over CPUs 4-7, isolated at boot (isolcpus=): pin each to one CPU" in warning
+    in_slice = ("systemd-run", "--quiet", "--scope", "--slice=machine.slice")
+    busy = [process(argv=[*in_slice, *BUSY]) for _number in range(4)]
+    time.sleep(5)
+    assert len({_last_cpu(child) for child in busy}) == 1, [_last_cpu(child) for child in busy]
+    for child in busy:
+        os.kill(child, 9)
+    time.sleep(1)
+    revert()
+    unchanged(before)
+    assert not os.path.exists(JOURNAL)
+
+
+def _last_cpu(child: int) -> int:
+    """The CPU that a process ran on last, see proc(5)."""
+    return int(read(f"/proc/{child}/stat").rpartition(")")[2].split()[36])
