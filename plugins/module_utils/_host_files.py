@@ -131,6 +131,7 @@ class Snippet(NamedTuple):
 
     volume: str
     path: str
+    is_shared: bool = False  # with other hosts of the cluster
 
 
 def runner_files() -> Dict[str, File]:

@@ -106,6 +106,10 @@ class Installation:
             then(found)
         return found
 
+    def discard(self, path: str) -> List[Difference]:
+        """Remove a file of a hook that is no longer needed. If that fails, nothing is changed."""
+        return self._change({}, _with_new_versions([path]))
+
     def persistent(self) -> Set[str]:
         """The claims that are applied at boot, as instances of the unit; also if only a part of one is left."""
         links = (re.match(r"vfio-isolation@(.+)\.service\Z", name) for name in self._host.list(WANTS))
@@ -157,7 +161,11 @@ class Installation:
         with self._undone_on_failure(found, units):
             if not self._check:
                 for unit in names:
-                    self._stop(unit)
+                    if self._is_required(unit):
+                        self._host.change("systemctl", "disable", "--", unit)
+                        self._stop(unit, self._host.change)
+                    else:
+                        self._host.change("systemctl", "disable", "--now", "--", unit)
             if leaving == instances:
                 is_needed = any(self._host.exists(path) for path in HOOKS)
                 found += self._change({}, [UNIT, *([] if is_needed else [RUNNER])])
@@ -166,17 +174,14 @@ class Installation:
                 self._host.change("systemctl", "daemon-reload")
         return found
 
-    def _stop(self, unit: str) -> None:
-        """Disable and stop a unit, but no virtual machine that requires it.
+    def _stop(self, unit: str, run: Callable[..., object]) -> None:
+        """Stop a unit, but no virtual machine that requires it.
 
         What is bound to a unit would stop in any case, so then the unit continues to be active.
         """
-        if not self._is_required(unit):
-            self._host.change("systemctl", "disable", "--now", "--", unit)
-            return
-        self._host.change("systemctl", "disable", "--", unit)
         if not self._is_required(unit, "BoundBy"):
-            self._host.change("systemctl", "stop", "--job-mode=ignore-dependencies", "--", unit)
+            alone = ["--job-mode=ignore-dependencies"] if self._is_required(unit) else []
+            run("systemctl", "stop", *alone, "--", unit)
 
     def _is_required(self, unit: str, how: str = "RequiredBy,BoundBy") -> bool:
         shown = self._host.ask("systemctl", "show", "--value", "-p", how, "--", unit)
@@ -242,7 +247,7 @@ class Installation:
                     failures.append(sentence_of(also))
             for unit, states in known.items():
                 if "active" not in states:
-                    self._host.ask("systemctl", "stop", "--", unit)
+                    self._stop(unit, self._host.ask)
             if known:
                 self._host.ask("systemctl", "daemon-reload")
             for unit, states in known.items():

@@ -24,6 +24,9 @@ from ._engine.text.proxmox_config import is_ours
 from ._host_files import Difference, File, Snippet
 from ._install import Installation
 
+# Types of storages that all hosts share, whatever their configuration says.
+SHARED = ("cephfs", "cifs", "glusterfs", "nfs")
+
 Attachment = Tuple[str, str, str]  # a virtual machine, its hookscript before, and after
 
 
@@ -57,20 +60,40 @@ class Hookscript:
                 f"storage: {storage} is not configured for snippets; allow them with pvesm set {storage} --content"
                 f" {wanted}"
             )
-        return Snippet(f"{storage}:snippets/{SNIPPET}", f"{path.rstrip('/')}/{directory.strip('/')}/{SNIPPET}")
+        is_shared = kind in SHARED or str(found.get("shared", 0)) in ("1", "True")
+        place = f"{path.rstrip('/')}/{directory.strip('/')}/{SNIPPET}"
+        return Snippet(f"{storage}:snippets/{SNIPPET}", place, is_shared)
 
     def install(self, snippet: Snippet, wanted: Mapping[str, File], names: Sequence[str]) -> List[Difference]:
         """Install it, and attach it to these virtual machines. If that fails, nothing is changed."""
         attachments = self._to_attach(snippet, names)
-        found = self._installation.install(wanted, self._owned(snippet), lambda _found: self._attach(attachments))
-        return found + _shown(attachments)
+        elsewhere = [path for path in self._paths() if path != snippet.path]  # on another storage
+        gone: List[Difference] = []
 
-    def uninstall(self) -> List[Difference]:
-        """Detach it from all virtual machines, and remove it. If that fails, nothing is changed."""
+        def attach(_found: Sequence[Difference]) -> None:
+            self._attach(attachments)
+            with self._undone_on_failure(attachments):
+                for path in elsewhere:  # which no virtual machine needs from now on
+                    gone.extend(self._installation.discard(path))
+
+        found = self._installation.install(wanted, (PROXMOX.configuration, snippet.path), attach)
+        return found + gone + _shown(attachments)
+
+    @contextlib.contextmanager
+    def detached(self) -> Iterator[List[Difference]]:
+        """Detach it from all virtual machines. If what is done in here fails, these have it again.
+
+        Not while events wait for a lock of ours: they are those of virtual machines that Proxmox VE has locked.
+        """
         attachments = [(name, c.hookscript, "") for name, c in self._vms.configs().items() if is_ours(c.hookscript)]
         self._attach(attachments)
         with self._undone_on_failure(attachments):
-            return self._installation.uninstall(self._owned(), lambda _found: None) + _shown(attachments)
+            yield _shown(attachments)
+
+    def uninstall(self) -> List[Difference]:
+        """Remove it, after it was detached. If that fails, nothing is changed."""
+        owned = (PROXMOX.configuration, HOOKSCRIPT, *self._paths())
+        return self._installation.uninstall(owned, lambda _found: None)
 
     def stop_watching(self) -> None:
         """Stop the units that watch virtual machines."""
@@ -82,15 +105,19 @@ class Hookscript:
         configs = self._vms.configs()
         return [name for name in names if name in configs and not configs[name].affinity]
 
-    def _owned(self, snippet: Optional[Snippet] = None) -> List[str]:
-        """Our files: also the hookscript on another storage, where it was before."""
-        owned = [HOOKSCRIPT, PROXMOX.configuration]
+    def _paths(self) -> List[str]:
+        """Where the hookscript is installed and may be removed: nowhere, or at one path.
+
+        On a storage that other hosts share, it stays as long as their virtual machines have it: they would not start.
+        """
         try:
-            before = str(json.loads(self._host.read_own(HOOKSCRIPT) or "{}").get("path", ""))
-        except (ValueError, AttributeError):
-            before = ""
-        paths = {path for path in (before, snippet.path if snippet else "") if path.endswith(f"/{SNIPPET}")}
-        return owned + sorted(paths)
+            snippet = Snippet(**json.loads(self._host.read_own(HOOKSCRIPT) or "null"))
+            is_needed = snippet.is_shared and any(
+                config.hookscript == snippet.volume for config in self._vms.of_other_hosts().values()
+            )
+            return [snippet.path] if snippet.path.endswith(f"/{SNIPPET}") and not is_needed else []
+        except (ValueError, TypeError, AttributeError):
+            return []
 
     def _to_attach(self, snippet: Snippet, names: Sequence[str]) -> List[Attachment]:
         """Raises IsolationError if one does not exist, or has another hookscript."""

@@ -42,7 +42,9 @@ options:
       - V(present) installs the hookscript, and attaches it to the virtual machines in O(vms). If one of them has
         another hookscript, this is an error.
       - V(absent) detaches the hookscript from all virtual machines of the host, and removes it with its configuration,
-        and the host runner if nothing else needs it. It also reverts the claims that the hookscript has created.
+        and the host runner if nothing else needs it. It also reverts the claims that the hookscript has created. On a
+        storage that the hosts of a cluster share, the hookscript stays as long as virtual machines of other hosts have
+        it. Without the configuration, it does nothing.
     type: str
     choices: [present, absent]
     default: present
@@ -216,9 +218,10 @@ def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
     given, check = module.params, module.check_mode
     hookscript = Hookscript(engine.host, check)
     if given["state"] == "absent":
-        outcome, files = _hooks.remove(engine, Proxmox, check, hookscript.uninstall)
+        with hookscript.detached() as detached:
+            outcome, files = _hooks.remove(engine, Proxmox, check, hookscript.uninstall)
         hookscript.stop_watching()
-        return with_files(module, to_result(module, outcome), files)
+        return with_files(module, to_result(module, outcome), [*files, *detached])
     vms, default = _hooks.read(given, "vms", check_id, checked)
     check_python(engine.host, given["python"])
     snippet = hookscript.on(given["storage"])

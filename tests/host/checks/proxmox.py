@@ -61,10 +61,16 @@ def _install(*named: str, storage: str = "local", check: bool = False, **vms: di
     """Install the hookscript for these virtual machines; the paths that changed. It goes when the check ends."""
     configured = {**{vmid: {} for vmid in named}, **{name.lstrip("vm"): given for name, given in vms.items()}}
     hookscript = Hookscript(Host(), check)
-    at_end(lambda: Hookscript(Host(), check=False).uninstall())
+    at_end(_uninstall)
     snippet = hookscript.on(storage)
     found = hookscript.install(snippet, hookscript_files(snippet, configured, None, PYTHON), list(configured))
     return [change.path for change in found]
+
+
+def _uninstall() -> None:
+    hookscript = Hookscript(Host(), check=False)
+    with hookscript.detached():
+        hookscript.uninstall()
 
 
 def _qm(verb: str, *arguments: str, fails: bool = False) -> str:
@@ -296,10 +302,10 @@ def check_attaching() -> None:
     assert model.main_section("104")["hookscript"] == "other:snippets/vfio-isolation"
     _configure("104", f"{read(model.config_path('104'))}\nlock: clone\n")
     attached = read(model.config_path("100"))
-    assert "VM is locked (clone)" in refused(lambda: Hookscript(Host(), check=False).uninstall())
+    assert "VM is locked (clone)" in refused(_uninstall)
     assert sorted(read(model.config_path("100")).split("\n")) == sorted(attached.split("\n"))
     _configure("104", "hookscript: other:snippets/vfio-isolation\n")
-    Hookscript(Host(), check=False).uninstall()
+    _uninstall()
     assert {vmid: read(model.config_path(vmid)) for vmid in configs} == configs
     assert "hookscript" not in model.main_section("104")
     for path in ("/mnt/other/hooks/vfio-isolation", "/usr/local/lib/vfio-isolation", "/etc/vfio-isolation"):

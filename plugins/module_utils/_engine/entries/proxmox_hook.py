@@ -23,7 +23,7 @@ from ..paths import PROXMOX, RUNNER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, List, Sequence
+    from typing import Sequence
 
     from ..hooks.events import Event
 
@@ -40,32 +40,29 @@ def main(arguments: Sequence[str], root: str = "") -> int:
         return _watch(name, root)
     if phase not in ACTING or not concerns(name, PROXMOX, root):
         return 0
-    events: List[Event] = []
-    code = _happens(name, phase, root, events.append)
-    if phase == "pre-start" and any(event.has_claim for event in events):
-        _be_watched(name, root)
-    return code
+    if phase == "pre-start" and _is_configured(name, root):
+        _be_watched(name, root)  # first: what kills this may leave a claim behind
+    return _happens(name, phase, root)
 
 
-def _happens(name: str, phase: str, root: str, note: Callable[[Event], None]) -> int:
+def _is_configured(name: str, root: str) -> bool:
+    return any_exists(root, (PROXMOX.file(name), PROXMOX.default))
+
+
+def _happens(name: str, phase: str, root: str) -> int:
     def begin() -> Event:
         from ..hooks.events import Event
         from ..hooks.proxmox import Proxmox
         from ..kernel.host import Host
 
         host = Host(root)
-        event = Event(name, ACTING.get(phase, "release"), host, Proxmox(host))
-        note(event)
-        return event
+        return Event(name, ACTING.get(phase, "release"), host, Proxmox(host))
 
-    def is_configured() -> bool:
-        return any_exists(root, (PROXMOX.file(name), PROXMOX.default))
-
-    return carry_out(f"VM {name}: {phase}", phase == "pre-start", is_configured, begin)
+    return carry_out(f"VM {name}: {phase}", phase == "pre-start", lambda: _is_configured(name, root), begin)
 
 
 def _be_watched(name: str, root: str) -> None:
-    """Start the unit that watches a virtual machine."""
+    """Start the unit that watches a virtual machine. It waits for the lock that Proxmox VE holds meanwhile."""
     from ..kernel.host import Host
 
     unit = f"--unit=vfio-isolation-vm-{name}-{os.getpid()}"
@@ -88,4 +85,4 @@ def _watch(name: str, root: str) -> int:
     with vms.locked(name):  # until post-stop is through; the next start waits for this
         if vms.process(name):
             return 0  # what runs again is watched anew
-        return _happens(name, WATCH, root, lambda _event: None)
+        return _happens(name, WATCH, root)

@@ -4,8 +4,7 @@
 
 # Private to the vfio.isolation collection: no promise is made to code outside of it.
 
-"""What the events of virtual machines do: a claim with the name of one is applied when it starts, and reverted when it
-ends."""
+"""What events of virtual machines do: a claim of the same name is applied at the start, and reverted at the end."""
 
 from __future__ import annotations
 
@@ -71,7 +70,6 @@ class Event:
         self.operation = operation
         self.required = operation == PREPARE  # whether it may not start if this fails
         self.timeout = TIMEOUT
-        self.has_claim = False  # since this event
         self._host = host
         self._platform = platform
         self._variables: Dict[str, Any] = {}
@@ -160,7 +158,7 @@ class Event:
         try:
             lines += self._change(decision.changed)
             outcome = self._engine().apply(self.name, read_steps(decision.items), created_by=self._creator)
-            self.has_claim, notes = True, outcome.notes
+            notes = outcome.notes
             lines.append(
                 f"{len(outcome.changes)} settings changed; strategy {notes['strategy']}, CPUs of VMs"
                 f" {notes['vm_cpus']}, of the host {notes['host_cpus']}"

@@ -57,7 +57,8 @@ class CgroupsV2(Cgroups):
         If its first thread has ended, that one stays where it was, so another thread is read.
         """
         others = [thread for thread in self.threads_of(task) if thread != task]
-        return super().place(others[0] if others else task)
+        places = (super(CgroupsV2, self).place(thread) for thread in (*others, task))
+        return next(filter(None, places), None)
 
     def populated(self, cgroup: str) -> bool:
         """Whether anything runs in a cgroup or below it."""

@@ -11,24 +11,19 @@ from __future__ import annotations
 import os
 import select
 import time
-from typing import Callable, Optional
 
 POLL = 1.0  # seconds
 
 
 def wait_for_end(process: int) -> None:
     """Return when a process has ended, or at once if there is none."""
-    # Python has it since 3.9, Linux since 5.3.
-    open_descriptor: Optional[Callable[[int], int]] = getattr(os, "pidfd_open", None)
     try:
-        descriptor = open_descriptor(process) if open_descriptor else -1
+        descriptor = vars(os)["pidfd_open"](process)  # Python has it since 3.9, Linux since 5.3
     except ProcessLookupError:
         return
-    except OSError:
-        descriptor = -1
-    if descriptor >= 0:
-        select.select([descriptor], [], [])
-        os.close(descriptor)
+    except (KeyError, OSError):
+        while os.path.exists(f"/proc/{process}"):
+            time.sleep(POLL)
         return
-    while os.path.exists(f"/proc/{process}"):
-        time.sleep(POLL)
+    select.select([descriptor], [], [])
+    os.close(descriptor)

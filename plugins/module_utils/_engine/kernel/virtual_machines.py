@@ -21,6 +21,7 @@ from .host import Host
 from .task import TaskId, identify
 
 DEVICE = "/dev/kvm"
+MODULES = ("kvm_amd", "kvm_intel")
 PROGRAM = re.compile(r"qemu|kvm\Z")
 VCPU = re.compile(r"CPU [0-9]+/")
 
@@ -49,9 +50,14 @@ class VirtualMachines:
     def running(self) -> List[VirtualMachine]:
         """The virtual machines that run, by their process numbers. Those of other users' containers count, too."""
         if self._found is None:
-            found = map(self._read, self._processes()) if self._host.exists(DEVICE) else ()
+            found = map(self._read, self._processes()) if self._may_run() else ()
             self._found = [machine for machine in found if machine]
         return self._found
+
+    def _may_run(self) -> bool:
+        """Whether anybody may use KVM: who does also uses its module, if it is one. A host has many processes."""
+        uses = (self._host.read(f"/sys/module/{module}/refcnt") for module in MODULES)
+        return self._host.exists(DEVICE) and set(filter(None, uses)) != {"0"}
 
     def _processes(self) -> List[int]:
         numbers = sorted(int(name) for name in self._host.list("/proc") if is_number(name))
@@ -74,8 +80,8 @@ class VirtualMachines:
 
 
 def _name(arguments: List[str]) -> str:
-    """What follows `-name`: NAME, or guest=NAME with more options behind it."""
-    following = dict(zip(arguments, arguments[1:])).get("-name", "")
+    """What follows `-name`: NAME, or guest=NAME with more options beside it. A comma in a name is written twice."""
+    following = dict(zip(arguments, arguments[1:])).get("-name", "").replace(",,", "\0")
     name = re.match(r"(?:.*,)?guest=([^,]*)", following)
-    found = name[1] if name else following.partition(",")[0]
+    found = (name[1] if name else following.partition(",")[0]).replace("\0", ",")
     return found if found.isprintable() else repr(found)

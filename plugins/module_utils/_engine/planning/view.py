@@ -173,7 +173,7 @@ class View:
                 value = before[option]
                 self.warnings.append(
                     f"claim {self.author.claim}, step {self.author.position + 1} ({self.author.step}) keeps {option}"
-                    f" {value}, as they cannot be evaluated now: {error}"
+                    f" {value}, which cannot be evaluated now: {error}"
                 )
         self.record_grant(option, value)
         return value

@@ -44,7 +44,9 @@ def cgroup_of_all(view: View) -> str:
     if len(found) > 1:
         where = " and ".join(f"{machine} in {machine.cgroup}" for machine in found.values())
         raise IsolationError(f"cgroup: {AUTO} finds {where}, and a claim is for one cgroup; name it")
-    return next(iter(found), view.granted_before().get("cgroup", DEFAULT))
+    claim = view.journal.claims.get(view.author.claim)
+    before = (granted["cgroup"] for granted in (claim.granted if claim else ()) if "cgroup" in granted)
+    return next(iter(found), next(before, DEFAULT))
 
 
 def warn_of_machines(view: View) -> None:
@@ -61,7 +63,8 @@ def _warn_of_floating(view: View) -> None:
     for partition, kind in view.to_come(PARTITION):
         own = view.cpus(Address(CPUS, partition))
         for machine in machines.running() if kind == "isolated" else ():
-            floats = any(len(machines.affinity(thread) & own) > 1 for thread in machine.vcpus)
+            # One that has none of these gets all of them.
+            floats = any(len((machines.affinity(thread) & own) or own) > 1 for thread in machine.vcpus)
             if floats and is_within(machine.cgroup, partition):
                 view.warn(
                     f"{machine} has vCPUs that are not pinned to one CPU each, and the kernel spreads no threads in the"
@@ -77,13 +80,15 @@ def _warn_of_others(view: View, reservation: Reservation) -> None:
     """
     machines = view.resources.virtual_machines.running()
     inside = [m for m in machines if any(is_within(m.cgroup, cgroup) for cgroup in reservation.by_cgroup)]
+    # A hook makes its claim before the virtual machine runs.
+    is_empty = not inside and not any(claim.created_by for claim in view.claims.values())
     for machine in machines:
         top = lineage(machine.cgroup)[0]
         # Below a cgroup that keeps the reserved CPUs, it keeps them, too.
         if machine in inside or (top != "/" and reservation.is_above(top)):
             continue
         lost = _requested(view, machine) & reservation.cpus
-        if lost or not inside:
+        if lost or is_empty:
             uses = f"may run on CPUs {format_list(lost)}" if lost else "runs"
             advice = f"{ELSEWHERE}, and name that" if top in OF_THE_HOST else f"name {top}"
             view.warn(

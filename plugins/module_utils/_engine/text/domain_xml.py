@@ -26,10 +26,6 @@ from .units import escape
 LIMIT = 1 << 20
 DEPTH = 64
 
-# With a dot behind it, the name of a controller begins a file of a cgroup.
-CONTROLLERS = frozenset(
-    "blkio cgroup cpu cpuacct cpuset devices freezer hugetlb io memory misc net_cls net_prio perf_event pids".split()
-)
 REAL_TIME = ("fifo", "rr")
 # The most vCPUs and I/O threads of a domain that are looked at one by one; QEMU takes no more vCPUs.
 MOST_THREADS = 1 << 12
@@ -153,10 +149,10 @@ def _directory(partition: List[str]) -> str:
     """
     names = []
     for depth, name in enumerate(partition):
-        plain = "." in name or (depth == 0 and name in ("machine", "system", "user"))
-        reserved = name[0] in "_." or ("." in name and name.partition(".")[0] in CONTROLLERS)
-        escaped = f"_{name}" if reserved else name
-        names.append(escaped if plain else f"{escaped}.partition")
+        if "." not in name and (depth or name not in ("machine", "system", "user")):
+            name = f"{name}.partition"
+        # With a name that begins like this, it could not be told from a file of a cgroup.
+        names.append(f"_{name}" if name[0] in "_." or name.split(".")[0] == "cgroup" else name)
     return "/" + "/".join(names)
 
 

@@ -41,11 +41,11 @@ class Config(NamedTuple):
 def parse(text: str) -> Config:
     """Read a virtual machine's configuration."""
     values: Dict[str, str] = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         # What is pending, cloud-init's state, and each snapshot begin with a section.
         if re.match(r"\[.*\]\s*\Z", line):
             break
-        option = re.match(r"([a-z][a-z_-]*[0-9]*):\s*(.+?)\s*\Z", line)
+        option = re.match(r"([a-z][a-z_-]*[0-9]*):\s*(\S.*?)\s*\Z", line)
         if option:
             values[option[1]] = option[2]
     is_template = values.get("template", "").lower() in ("1", "on", "yes", "true")
@@ -59,7 +59,7 @@ def is_ours(hookscript: str) -> bool:
 
 def domain_of(config: Config, name: str) -> Domain:
     """The virtual machine: Proxmox VE gives all of its threads the same affinity. Raises IsolationError."""
-    affinity = re.sub(r"\s", "", config.affinity).rstrip(",")
+    affinity = ",".join(part.strip() for part in config.affinity.split(",")).rstrip(",")
     try:
         cpus = parse_list(affinity) if affinity else NONE
     except ValueError as error:

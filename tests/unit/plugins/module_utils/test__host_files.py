@@ -11,10 +11,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Tuple
 
+import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.host import Host
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import RUNNER
-from ansible_collections.vfio.isolation.plugins.module_utils._host_files import hook_files
+from ansible_collections.vfio.isolation.plugins.module_utils._host_files import SNIPPET_TEXT, hook_files
 from ansible_collections.vfio.isolation.plugins.module_utils._install import Installation
 
 PYTHON = "/usr/bin/python3"
@@ -92,3 +94,60 @@ def test_a_domain_s_claim_imports_only_what_it_uses(tmp_path: Path) -> None:
         "ansible",
     }
     assert not unneeded & set(done.stdout.split())
+
+
+def called(root: Path, *arguments: str, python: str = "/bin/echo") -> Tuple[int, str]:
+    """The hookscript of Proxmox VE on a host whose runner is below a directory: its exit code, and what it prints."""
+    script = root / "vfio-isolation"
+    script.write_text(SNIPPET_TEXT.format(python=python, runner=root / "runner", entry="proxmox_hook"), "utf-8")
+    command = ["sh", str(script), *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    return done.returncode, done.stdout
+
+
+def with_runner(root: Path) -> Path:
+    """The same directory, with as much of a runner as the hookscript looks for."""
+    (root / "runner").mkdir()
+    (root / "runner/__main__.py").touch()
+    return root
+
+
+@pytest.mark.parametrize(
+    ("phase", "runs"),
+    [
+        ("pre-start", True),
+        ("post-stop", True),
+        ("post-start", False),
+        ("pre-stop", False),
+        ("pre-migrate", False),
+        ("pre-start-x", False),
+        ("", False),
+    ],
+)
+def test_the_hookscript_of_proxmox_runs_python_for_a_start_and_an_end_only(
+    tmp_path: Path, phase: str, runs: bool
+) -> None:
+    root = with_runner(tmp_path)
+    expected = f"-I -S {root}/runner proxmox_hook 100 {phase}\n"
+    assert called(root, "100", phase) == (0, expected if runs else "")
+    assert called(root) == called(root, phase) == (0, "")
+
+
+@pytest.mark.parametrize("phase", ["pre-start", "post-stop"])
+def test_the_hookscript_of_proxmox_does_nothing_on_a_host_that_has_only_its_storage(tmp_path: Path, phase: str) -> None:
+    """A VM would not start there otherwise."""
+    assert called(tmp_path, "100", phase, python="/bin/false") == (0, "")
+    (tmp_path / "runner").mkdir()
+    assert called(tmp_path, "100", phase, python="/bin/false") == (0, "")
+    (tmp_path / "runner").rmdir()
+    assert called(with_runner(tmp_path), "100", phase, python="/bin/false") == (1, "")
+
+
+def test_a_vm_of_proxmox_that_is_left_alone_costs_next_to_no_import(tmp_path: Path) -> None:
+    """Each VM of the host that has the hookscript waits for it."""
+    command = [sys.executable, "-X", "importtime", "-I", "-S", installed(tmp_path), "proxmox_hook"]
+    for phase in ("pre-start", "post-stop"):
+        done = subprocess.run([*command, "4711", phase], stderr=subprocess.PIPE, text=True, check=True)
+        imported = re.findall(r"\| +(\S+)$", done.stderr, re.MULTILINE)
+        assert "engine.errors" in imported
+        assert not {"typing", "re", "json", "signal", "subprocess", "engine.transaction.engine"} & set(imported)

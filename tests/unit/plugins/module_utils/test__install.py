@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -17,12 +18,24 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils import _host_files
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError, Refused
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import HOOK, LIBVIRT, ROOT, RUNNER, UNIT
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.paths import (
+    HOOK,
+    HOOKSCRIPT,
+    LIBVIRT,
+    PROXMOX,
+    ROOT,
+    RUNNER,
+    UNIT,
+)
 from ansible_collections.vfio.isolation.plugins.module_utils._host_files import (
     START,
     WANTS,
+    Difference,
+    Snippet,
     claim_file,
     hook_files,
+    hookscript_files,
+    on_demand_file,
     runner_files,
     unit_files,
     version_in,
@@ -208,6 +221,33 @@ def test_the_runner_stays_as_long_as_something_needs_it(tmp_path: Path) -> None:
     assert not host.exists(RUNNER) and not host.exists(ROOT)
 
 
+SCRIPT = Snippet("local:snippets/vfio-isolation", "/var/lib/vz/snippets/vfio-isolation")
+SCRIPT_FILES = (HOOKSCRIPT, PROXMOX.configuration, SCRIPT.path)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["hook", "hookscript", "claim"])), ids="-".join)
+def test_the_runner_goes_with_the_last_of_libvirt_s_hook_proxmox_s_and_the_claims(
+    tmp_path: Path, order: Sequence[str]
+) -> None:
+    host = host_with_libvirt(tmp_path)
+    before, installation = files(tmp_path), Installation(host, check=False)
+    installation.hook(hook_files({}, {}, PYTHON))
+    installation.install(hookscript_files(SCRIPT, {"100": {}}, None, PYTHON), SCRIPT_FILES, lambda _found: None)
+    installation.persist("host", unit_files("host", [], PYTHON))
+    left = {"hook": {HOOK, LIBVIRT.default}, "hookscript": {*SCRIPT_FILES, PROXMOX.file("100")}, "claim": {UNIT}}
+    remove: Dict[str, Callable[[], List[Difference]]] = {
+        "hook": installation.unhook,
+        "hookscript": lambda: installation.uninstall(SCRIPT_FILES, lambda _found: None),
+        "claim": lambda: installation.stop_persisting(None),
+    }
+    for what in order:
+        assert host.exists(START) and all(host.exists(path) for paths in left.values() for path in paths)
+        gone = left.pop(what)
+        remove[what]()
+        assert not any(host.exists(path) for path in gone)
+    assert files(tmp_path) == before and not host.exists(RUNNER) and not host.exists(ROOT)
+
+
 def test_a_claim_that_persists(tmp_path: Path) -> None:
     host = host_with_libvirt(tmp_path)
     host.answers["show"] = (0, "inactive\n\n", "")
@@ -262,7 +302,8 @@ def test_a_python_that_cannot_run_the_engine(tmp_path: Path, python: str) -> Non
 class HostWithSystemd(FakeHost):
     """A host whose systemd enables and starts units; `refused` are the commands that fail, by verb or unit.
 
-    systemd disables no unit without a file, and runs what it started until it is stopped.
+    systemd disables no unit without a file, and runs what it started until it is stopped. With a unit it stops those
+    that require it (`required_by`), unless told otherwise, and in any case those that are bound to it (`bound_by`).
     """
 
     def __init__(self, root: str) -> None:
@@ -270,6 +311,9 @@ class HostWithSystemd(FakeHost):
         self.active: Set[str] = {"libvirtd.service", "virtqemud.service"}
         self.refused: Set[str] = set()
         self.unwritable: Set[str] = set()
+        self.required_by: Dict[str, Set[str]] = {}
+        self.bound_by: Dict[str, Set[str]] = {}
+        self._is_alone = False
 
     def _answer(self, argv: Sequence[str]) -> Tuple[int, str, str]:
         self.commands.append(tuple(argv))
@@ -277,8 +321,14 @@ class HostWithSystemd(FakeHost):
         if verb == "show":
             (unit,) = units
             enabled = "enabled" if os.path.lexists(self.path(f"{WANTS}/{unit}")) else "disabled"
-            known = {"ActiveState": "active" if unit in self.active else "inactive", "UnitFileState": enabled}
-            return 0, "".join(f"{known[name]}\n" for name in known if name in argv[4]), ""
+            known = {
+                "ActiveState": "active" if unit in self.active else "inactive",
+                "UnitFileState": enabled,
+                "RequiredBy": " ".join(sorted(self.required_by.get(unit, ()))),
+                "BoundBy": " ".join(sorted(self.bound_by.get(unit, ()))),
+            }
+            return 0, "".join(f"{known[name]}\n" for name in known if name in argv[4].split(",")), ""
+        self._is_alone = "--job-mode=ignore-dependencies" in argv
         done = [self._carry_out(verb, unit) for verb in self._verbs(argv) for unit in units or [""]]
         return (0, "", "") if all(done) else (1, "", f"Failed to {verb}")
 
@@ -301,6 +351,8 @@ class HostWithSystemd(FakeHost):
             self.active.add(unit)
         elif verb == "stop":
             self.active.discard(unit)
+            self.active -= self.bound_by.get(unit, set())
+            self.active -= set() if self._is_alone else self.required_by.get(unit, set())
         return True
 
     def save(self, path: str, text: str, mode: int = 0o644) -> None:
@@ -488,3 +540,270 @@ def test_a_claim_that_cannot_persist_is_what_it_was(
         assert kernel.snapshot() == before and host.everything() == files_before
         claims = engine(kernel).inspect()[0].claims
         assert [claim.steps[0].arguments["governor"] for claim in claims.values()] == ([old] if old else [])
+
+
+# On demand
+
+
+DROP_IN = on_demand_file(CLAIM)
+LINK = f"{WANTS}/{VM_UNIT}"
+VM = "vm.service"
+
+
+def wanted(on_demand: bool) -> Dict[str, Any]:
+    """The files of the claim."""
+    return unit_files(CLAIM, STEPS, PYTHON, on_demand)
+
+
+def persist(host: HostWithSystemd, on_demand: bool, check: bool = False) -> List[Difference]:
+    """Have the claim applied on demand, or at boot."""
+    return Installation(host, check).persist(CLAIM, wanted(on_demand), on_demand)
+
+
+def changing(host: HostWithSystemd) -> List[Tuple[str, ...]]:
+    """The commands that were to change something, without systemctl."""
+    return [command[1:] for command in host.commands if command[1] != "show"]
+
+
+def test_a_claim_on_demand_is_neither_enabled_nor_started(tmp_path: Path) -> None:
+    host = HostWithSystemd(str(tmp_path))
+    before = host.everything()
+    announced = persist(host, True, check=True)
+    assert host.everything() == before and changing(host) == []
+    assert persist(host, True) == announced
+    assert [change.path for change in announced] == sorted({**runner_files(), **wanted(True)})
+    assert "[Unit]\nStopWhenUnneeded=yes" in (host.read(DROP_IN) or "")
+    assert DROP_IN == "/etc/systemd/system/vfio-isolation@win\\x2011.service.d/on-demand.conf"
+    assert VM_UNIT not in host.active and not os.path.lexists(host.path(LINK))
+    assert changing(host)[0] == ("daemon-reload",) and not {"enable", "start"} & {verb for verb, *_ in changing(host)}
+
+    writes = host.writes
+    host.commands.clear()
+    assert persist(host, True) == [] and host.writes == writes and changing(host) == []
+
+    Installation(host, check=False).stop_persisting([CLAIM])
+    assert host.everything() == before and not host.exists(os.path.dirname(DROP_IN)) and not host.exists(ROOT)
+
+
+def test_systemd_is_told_of_a_drop_in_that_is_mended(tmp_path: Path) -> None:
+    host = HostWithSystemd(str(tmp_path))
+    persist(host, True)
+    right = host.everything()
+    host.put(DROP_IN, "[Unit]\n")
+    host.commands.clear()
+    assert [change.path for change in persist(host, True)] == [DROP_IN]
+    assert host.everything() == right and changing(host)[0] == ("daemon-reload",)
+
+
+def test_a_claim_that_is_applied_on_demand_can_have_other_steps_meanwhile(tmp_path: Path) -> None:
+    """The unit stays as it is: who requires it goes on running."""
+    host = HostWithSystemd(str(tmp_path))
+    persist(host, True)
+    host.active |= {VM_UNIT, VM}
+    host.required_by[VM_UNIT] = {VM}
+    host.commands.clear()
+    found = Installation(host, check=False).persist(CLAIM, unit_files(CLAIM, [], PYTHON, True), True)
+    assert [change.path for change in found] == [claim_file(CLAIM)]
+    assert changing(host) == [] and {VM_UNIT, VM} <= host.active
+
+
+@pytest.mark.parametrize("is_required", [True, False])
+def test_from_boot_to_on_demand_and_back(tmp_path: Path, is_required: bool) -> None:
+    host = HostWithSystemd(str(tmp_path))
+    host.required_by[VM_UNIT] = {VM}
+    host.active |= {VM} if is_required else set()
+    persist(host, False)
+    at_boot = host.everything()
+    assert VM_UNIT in host.active and os.path.lexists(host.path(LINK))
+
+    announced = persist(host, True, check=True)
+    assert host.everything() == at_boot
+    assert persist(host, True) == announced
+    assert [change.path for change in announced] == [DROP_IN, LINK] and announced[1].after is None
+    assert not os.path.lexists(host.path(LINK)) and host.exists(DROP_IN)
+    # What requires it goes on with it.
+    assert (VM_UNIT in host.active, VM in host.active) == (is_required, is_required)
+    assert persist(host, True) == []
+
+    announced = persist(host, False, check=True)
+    assert persist(host, False) == announced
+    assert [change.path for change in announced] == [DROP_IN, LINK] and announced[1].before is None
+    assert host.everything() == at_boot and not host.exists(os.path.dirname(DROP_IN))
+    assert persist(host, False) == []
+
+
+def test_a_unit_that_somebody_started_without_need_is_stopped(tmp_path: Path) -> None:
+    host = HostWithSystemd(str(tmp_path))
+    persist(host, True)
+    host.active.add(VM_UNIT)
+    assert [change.path for change in persist(host, True, check=True)] == [LINK] and VM_UNIT in host.active
+    assert [change.path for change in persist(host, True)] == [LINK] and VM_UNIT not in host.active
+
+
+def test_who_requires_the_unit_of_a_claim(tmp_path: Path) -> None:
+    host = HostWithSystemd(str(tmp_path))
+    installation = Installation(host, check=True)
+    assert not installation.is_required(CLAIM)
+    host.required_by[VM_UNIT] = {VM, "other.service"}
+    assert not installation.is_required(CLAIM)  # neither runs
+    host.active.add(VM)
+    assert installation.is_required(CLAIM) and not installation.is_required("win")
+    host.required_by, host.bound_by = {}, {VM_UNIT: {VM}}
+    assert installation.is_required(CLAIM)
+
+
+@pytest.mark.parametrize("on_demand", [True, False])
+@pytest.mark.parametrize(
+    ("required_by", "bound_by", "expected"),
+    [
+        ({VM}, set(), [("disable", "--", VM_UNIT), ("stop", "--job-mode=ignore-dependencies", "--", VM_UNIT)]),
+        (set(), {VM}, [("disable", "--", VM_UNIT)]),
+        ({VM}, {VM}, [("disable", "--", VM_UNIT)]),
+        ({"other.service"}, set(), [("disable", "--now", "--", VM_UNIT)]),
+    ],
+    ids=["required", "bound", "both", "required by one that does not run"],
+)
+def test_no_vm_is_stopped_with_the_claim_that_it_requires(
+    tmp_path: Path,
+    on_demand: bool,
+    required_by: Set[str],
+    bound_by: Set[str],
+    expected: List[Tuple[str, ...]],
+) -> None:
+    host = HostWithSystemd(str(tmp_path))
+    before = host.everything()
+    persist(host, on_demand)
+    host.active |= {VM_UNIT, VM}
+    host.required_by[VM_UNIT], host.bound_by[VM_UNIT] = required_by, bound_by
+    host.commands.clear()
+    Installation(host, check=False).stop_persisting([CLAIM])
+    assert changing(host) == [*expected, ("daemon-reload",)]
+    assert VM in host.active and (VM_UNIT in host.active) == bool(bound_by)
+    assert {**host.everything(), VM_UNIT: "", VM: ""} == {**before, VM_UNIT: "", VM: ""}
+
+
+def required(host: HostWithSystemd) -> None:
+    """This claim persists already, and what runs requires it."""
+    persisting_otherwise(host)
+    required_by_vm(host)
+
+
+def required_by_vm(host: HostWithSystemd) -> None:
+    """What runs requires the claim's unit, which does not exist yet."""
+    host.active.add(VM)
+    host.required_by[VM_UNIT] = {VM}
+
+
+@pytest.mark.parametrize(
+    ("refused", "unwritable"),
+    [(set(), {claim_file(CLAIM)}), (set(), {DROP_IN}), ({"daemon-reload"}, set()), ({"disable"}, set())],
+)
+@pytest.mark.parametrize("there", [untouched, hand_made, persisting_otherwise, required])
+def test_a_claim_that_cannot_become_one_on_demand_is_as_before(
+    tmp_path: Path, there: Callable[[HostWithSystemd], None], refused: Set[str], unwritable: Set[str]
+) -> None:
+    host = HostWithSystemd(str(tmp_path))
+    there(host)
+    before = host.everything()
+    host.refused, host.unwritable = refused, unwritable
+    with pytest.raises(IsolationError):
+        persist(host, True)
+    host.refused, host.unwritable = set(), set()
+    assert host.everything() == before
+    persist(host, True)
+    assert host.exists(DROP_IN) and not os.path.lexists(host.path(LINK))
+    assert (VM_UNIT in host.active) == (VM in host.active) == (there is required)
+
+
+def test_a_claim_that_cannot_be_stopped_does_not_become_one_on_demand(tmp_path: Path) -> None:
+    host = HostWithSystemd(str(tmp_path))
+    persisting_otherwise(host)
+    before = host.everything()
+    host.refused = {"stop"}
+    with pytest.raises(IsolationError):
+        persist(host, True)
+    assert host.everything() == before
+
+
+@pytest.mark.parametrize("on_demand", [True, False])
+def test_no_vm_that_already_requires_the_claim_is_stopped_if_it_cannot_persist(tmp_path: Path, on_demand: bool) -> None:
+    host = HostWithSystemd(str(tmp_path))
+    required_by_vm(host)
+    before = host.everything()
+    host.refused = {"daemon-reload"}
+    with pytest.raises(IsolationError):
+        persist(host, on_demand)
+    assert host.everything() == before
+
+
+@pytest.mark.parametrize(
+    ("refused", "unwritable"),
+    [(set(), {DROP_IN}), ({"daemon-reload"}, set()), ({"enable"}, set()), ({"start"}, set())],
+)
+def test_a_claim_on_demand_that_cannot_be_applied_at_boot_stays_on_demand(
+    tmp_path: Path, refused: Set[str], unwritable: Set[str]
+) -> None:
+    host = HostWithSystemd(str(tmp_path))
+    persist(host, True)
+    before = host.everything()
+    host.refused, host.unwritable = refused, unwritable
+    with pytest.raises(IsolationError):
+        persist(host, False)
+    host.refused, host.unwritable = set(), set()
+    assert host.everything() == before and persist(host, True) == []
+
+
+@pytest.mark.parametrize(
+    ("refused", "unwritable"),
+    [
+        (set(), {DROP_IN}),
+        (set(), {claim_file(CLAIM)}),
+        (set(), {UNIT}),
+        (set(), {START}),
+        ({"daemon-reload"}, set()),
+        ({"disable"}, set()),
+        ({"stop"}, set()),
+    ],
+)
+@pytest.mark.parametrize("on_demand", [True, False])
+def test_a_required_claim_that_cannot_stop_persisting_persists_as_before(
+    tmp_path: Path, on_demand: bool, refused: Set[str], unwritable: Set[str]
+) -> None:
+    host = HostWithSystemd(str(tmp_path))
+    persist(host, on_demand)
+    host.active |= {VM_UNIT, VM}
+    host.required_by[VM_UNIT] = {VM}
+    if not on_demand and DROP_IN in unwritable:
+        return  # it has none
+    before = host.everything()
+    host.refused, host.unwritable = refused, unwritable
+    with pytest.raises(IsolationError):
+        Installation(host, check=False).stop_persisting(None)
+    host.refused, host.unwritable = set(), set()
+    assert host.everything() == before
+    Installation(host, check=False).stop_persisting(None)
+    assert VM in host.active and VM_UNIT not in host.active and not host.exists(RUNNER)
+
+
+@pytest.mark.parametrize("there", [untouched, hand_made, persisting])
+def test_a_hookscript_that_proxmox_does_not_take_is_not_left_there(
+    tmp_path: Path, there: Callable[[HostWithSystemd], None]
+) -> None:
+    host = HostWithSystemd(str(tmp_path))
+    there(host)
+    before = host.everything()
+    installation = Installation(host, check=False)
+    script = hookscript_files(SCRIPT, {"100": {}}, {}, PYTHON)
+
+    def refuse(found: Sequence[Difference]) -> None:
+        assert SCRIPT.path in {change.path for change in found}
+        raise Refused("/usr/sbin/qm set 100 --hookscript", SCRIPT.volume, "VM is locked (backup)")
+
+    with pytest.raises(IsolationError, match="VM is locked"):
+        installation.install(script, SCRIPT_FILES, refuse)
+    assert host.everything() == before
+    installation.install(script, SCRIPT_FILES, lambda _found: None)
+    before = host.everything()
+    with pytest.raises(IsolationError, match="VM is locked"):
+        installation.uninstall(SCRIPT_FILES, refuse)
+    assert host.everything() == before

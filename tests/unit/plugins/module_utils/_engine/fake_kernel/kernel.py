@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import tempfile
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Type
 
@@ -89,6 +90,7 @@ class FakeKernel(Host):
         self.irqs = self.part(Irqs).affinities
         self.governors, self.preferences = self.part(Cpufreq).governors, self.part(Cpufreq).preferences
         self.acted = self.part(Memory).acted
+        self.open_files: Dict[int, List[str]] = {}  # by the process that has them open
         for index, task in enumerate(baseline.tasks):
             self.add_thread(100 + index, task.cgroup, task.affinity, task.flags)
 
@@ -100,6 +102,24 @@ class FakeKernel(Host):
         """A thread begins, and asks for CPUs."""
         self.threads[thread] = Thread(start or 5000 + thread, cgroup, flags)
         self.threads[thread].begin(numbers(affinity), self.part(Cpusets).allowed(cgroup))
+
+    def add_qemu(self, number: int, cgroup: str, affinity: str, name: str) -> None:
+        """A virtual machine begins: a QEMU process of one thread, with KVM. Its cgroup is made where there is none."""
+        missing = cgroup
+        while missing not in self.cgroups:
+            self.part(Cgroups).make(missing)
+            missing = missing.rpartition("/")[0] or "/"
+        self.add_thread(number, cgroup, affinity)
+        self.files["/dev/kvm"] = ""
+        self.files[f"/proc/{number}/comm"] = "qemu-system-x86"
+        self.files[f"/proc/{number}/cmdline"] = f"/usr/bin/qemu-system-x86_64\0-name\0guest={name}\0-enable-kvm\0"
+        self.open_files[number] = ["/dev/null", "/dev/kvm", "anon_inode:kvm-vm"]
+
+    def end_qemu(self, number: int) -> None:
+        """A virtual machine ends; its cgroup stays."""
+        del self.threads[number], self.open_files[number]
+        for name in ("comm", "cmdline"):
+            del self.files[f"/proc/{number}/{name}"]
 
     def hotplug(self, online: Cpus) -> None:
         """From now on, these CPUs are online."""
@@ -131,6 +151,10 @@ class FakeKernel(Host):
 
     def list(self, path: str) -> List[str]:
         return self._names(path) or []
+
+    def links(self, path: str) -> List[str]:
+        match = re.match(r"/proc/(\d+)/fd\Z", path)
+        return self.open_files.get(int(match.group(1)), []) if match else []
 
     def directories(self, path: str) -> Optional[List[str]]:
         assert path.startswith(CGROUP), path

@@ -360,6 +360,32 @@ def test_a_nested_partition_of_libvirt_s_is_isolated_by_slices() -> None:
         assert kernel.snapshot() == before
 
 
+@pytest.mark.parametrize("strategy", ["auto", "slices"])
+def test_without_systemd_machined_the_claim_is_for_libvirt_s_own_cgroup(strategy: str) -> None:
+    with two_domains() as kernel:
+        del kernel.files["/usr/share/dbus-1/system-services/org.freedesktop.machine1.service"]
+        configured(kernel, LIBVIRT.file("one"), isolate_strategy=strategy)
+        kernel.part(Cgroups).make("/machine")
+        before = kernel.snapshot()
+        happens(kernel, "one", "prepare", xml("one", "4,5"))
+        (reserve,) = (each for each in claims(kernel)["one"]["steps"] if each["name"] == "reserve_cpus")
+        assert reserve["arguments"]["cgroup"] == "/machine"
+        kernel.part(Cgroups).make("/machine/qemu-1-one.libvirt-qemu")
+        kernel.add_thread(500, "/machine/qemu-1-one.libvirt-qemu", "4")
+        assert kernel.threads[500].cpus == {4}
+        for host in ("/system.slice", "/user.slice"):
+            assert not kernel.effective(host) & {0, 4, 5}
+        if strategy == "auto":
+            assert kernel.read(f"{CGROUP}/machine/cpuset.cpus.partition") == "isolated"
+            assert partition(kernel) == "member"
+        # A domain that is not configured runs beside it, in the same cgroup.
+        lines = happens(kernel, "other", "prepare", xml("other", "1"))
+        assert lines == ["the claim one continues without a partition, as others run beside it"] * (strategy == "auto")
+        kernel.part(Cgroups).remove("/machine/qemu-1-one.libvirt-qemu")
+        happens(kernel, "one", "release")
+        assert kernel.snapshot() == before and not claims(kernel)
+
+
 @pytest.mark.parametrize("number", range(1, 12))
 def test_a_time_limit_in_the_middle_of_the_writes_gives_everything_back(number: int) -> None:
     with two_domains() as kernel:

@@ -78,6 +78,26 @@ def test_what_cannot_be_is_said(tmp_path: Path, expression: str, words: str) -> 
         cpus(tmp_path, expression)
 
 
+@pytest.mark.parametrize(
+    ("directory", "found"),
+    [
+        ("/etc/dbus-1/system-services", True),
+        ("/run/dbus-1/system-services", True),
+        ("/usr/local/share/dbus-1/system-services", True),
+        ("/usr/share/dbus-1/system-services", True),
+        ("/usr/share/dbus-1/services", False),
+        ("/lib/systemd/system", False),
+    ],
+)
+def test_systemd_machined_is_where_d_bus_and_systemd_can_start_it(tmp_path: Path, directory: str, found: bool) -> None:
+    service = {f"{directory}/org.freedesktop.machine1.service": "[D-BUS Service]\n"}
+    booted = {"/run/systemd/system/keep": ""}
+    for name, files, expected in (("both", {**service, **booted}, found), ("alone", service, False)):
+        assert Domains(FakeHost(str(tmp_path / name), files)).has_machined() is expected
+    other = {f"{directory}/org.freedesktop.login1.service": "", **booted}
+    assert not Domains(FakeHost(str(tmp_path / "other"), other)).has_machined()
+
+
 @pytest.mark.parametrize(("text", "process"), [("12\n", 12), ("²", None), ("٣", None), ("", None), ("-1", None)])
 def test_the_process_of_a_domain_is_a_number_in_plain_digits(tmp_path: Path, text: str, process: Optional[int]) -> None:
     host = FakeHost(str(tmp_path), {"/run/libvirt/qemu/vm.pid": text})

@@ -161,6 +161,46 @@ def test_a_resource_partition_is_a_slice(partition: str, cgroup: str) -> None:
     assert domain("", resource).cgroup == cgroup
 
 
+@pytest.mark.parametrize(
+    ("resource", "cgroup"),
+    [
+        ("", "/machine"),
+        ("<resource/>", "/machine"),
+        ("<resource><partition/></resource>", "/machine"),
+        *(
+            (f"<resource><partition>{partition}</partition></resource>", cgroup)
+            for partition, cgroup in (
+                ("/", "/machine"),
+                ("/machine", "/machine"),
+                ("/system", "/system"),
+                ("/user", "/user"),
+                ("/machine/a", "/machine/a.partition"),
+                ("/vfio", "/vfio.partition"),
+                ("/vfio/", "/vfio.partition"),
+                ("/a/b", "/a.partition/b.partition"),
+                ("/a/machine", "/a.partition/machine.partition"),
+                ("/machines", "/machines.partition"),
+                ("/a-b/é", "/a-b.partition/é.partition"),
+                ("/a.b", "/a.b"),
+                ("/a.b/c", "/a.b/c.partition"),
+                ("/_x", "/__x.partition"),
+                ("/.x", "/_.x"),
+                ("/a/_x.y", "/a.partition/__x.y"),
+                ("/cgroup.x", "/_cgroup.x"),
+                ("/cgroup", "/_cgroup.partition"),
+                ("/cpu.x", "/cpu.x"),
+                ("/cpus.x", "/cpus.x"),
+                ("/x.cpu", "/x.cpu"),
+            )
+        ),
+    ],
+)
+def test_without_systemd_machined_a_resource_partition_is_a_directory(resource: str, cgroup: str) -> None:
+    text = f"<domain><name>win11</name>{resource}</domain>".encode()
+    assert parse(text, has_machined=False).cgroup == cgroup
+    assert parse(text).cgroup == parse(text, has_machined=True).cgroup != cgroup
+
+
 def test_placement_by_libvirt() -> None:
     assert domain("", "<vcpu placement='auto'>2</vcpu>").is_placed and not domain("").is_placed
 
