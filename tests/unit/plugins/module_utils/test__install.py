@@ -575,7 +575,9 @@ def test_a_claim_on_demand_is_neither_enabled_nor_started(tmp_path: Path) -> Non
     assert "[Unit]\nStopWhenUnneeded=yes" in (host.read(DROP_IN) or "")
     assert DROP_IN == "/etc/systemd/system/vfio-isolation@win\\x2011.service.d/on-demand.conf"
     assert VM_UNIT not in host.active and not os.path.lexists(host.path(LINK))
-    assert changing(host)[0] == ("daemon-reload",) and not {"enable", "start"} & {verb for verb, *_ in changing(host)}
+    assert changing(host)[0] == ("daemon-reload",) and not {"enable", "start"} & {
+        command[0] for command in changing(host)
+    }
 
     writes = host.writes
     host.commands.clear()

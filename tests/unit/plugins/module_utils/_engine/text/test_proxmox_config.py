@@ -136,6 +136,7 @@ def test_a_vm_on_one_cpu_has_nothing_to_spread() -> None:
         ("^4", "expected a number"),
         ("-1", "expected a number"),
         ("²", "expected a number"),
+        ("4 5", "expected a number"),
         ("7-4", r"VM 100 has the affinity '7-4': the range ends \(4\) before it begins \(7\)"),
         ("0-99999", r"VM 100 has the affinity '0-99999': 99999 is more than any kernel has"),
     ],
