@@ -69,7 +69,7 @@ export PATH
 exec {python} -I -S {runner} {entry} "$@"
 """
 
-# All but the first lines is done by Python, so that the phases that do not concern us cost nothing.
+# A shell first, as in libvirt's hook: the phases that do not concern us cost next to nothing.
 SNIPPET_TEXT = """\
 #!/bin/sh
 # Installed by the role vfio.isolation.proxmox_hook. Its log is in the systemd journal: journalctl -t vfio-isolation

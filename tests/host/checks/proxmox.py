@@ -167,8 +167,9 @@ def check_no_post_stop() -> None:
     _qm("migrate", "100")
     _ended(before)
     # While it comes back, its configuration is still the other host's.
-    done = subprocess.run([SCRIPT, "100", "pre-start"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and _claims() == {"100"}, done
+    with model.locked("100"):
+        done = subprocess.run([SCRIPT, "100", "pre-start"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and _claims() == {"100"}, done
     _ended(before)  # its QEMU has not come
 
 

@@ -17,6 +17,7 @@ import os
 import sys
 import time
 
+from ..errors import sentence_of
 from ..hooks.one_event import carry_out, concerns, log
 from ..kernel.presence import any_exists
 from ..paths import PROXMOX, RUNNER
@@ -29,15 +30,17 @@ if TYPE_CHECKING:
 
 # By the phases of a hookscript. The other two are for virtual machines that run.
 ACTING = {"pre-start": "prepare", "post-stop": "release"}
-WATCH = "watch"
+# Of the unit. If Proxmox VE does not hold the lock that is known here, nobody can tell when the start is over.
+WATCH, WATCH_UNLOCKED = "watch", "watch-unlocked"
+LONGEST_START = 600.0  # seconds, if it is not locked
 GRACE = 5.0  # seconds that Proxmox VE has for its own end of a virtual machine, with post-stop
 
 
 def main(arguments: Sequence[str], root: str = "") -> int:
     """The entry point: VMID PHASE. Returns 0, or 1 if the virtual machine may not start."""
     name, phase = (*arguments, "", "")[:2]
-    if phase == WATCH:
-        return _watch(name, root)
+    if phase in (WATCH, WATCH_UNLOCKED):
+        return _watch(name, root, 0.0 if phase == WATCH else LONGEST_START)
     if phase not in ACTING or not concerns(name, PROXMOX, root):
         return 0
     if phase == "pre-start" and _is_configured(name, root):
@@ -63,21 +66,31 @@ def _happens(name: str, phase: str, root: str) -> int:
 
 def _be_watched(name: str, root: str) -> None:
     """Start the unit that watches a virtual machine. It waits for the lock that Proxmox VE holds meanwhile."""
-    from ..kernel.host import Host
+    try:
+        from ..kernel.host import Host
+        from ..kernel.proxmox import ProxmoxVms
 
-    unit = f"--unit=vfio-isolation-vm-{name}-{os.getpid()}"
-    command = [sys.executable, "-I", "-S", RUNNER, "proxmox_hook", name, WATCH]
-    if Host(root).ask("systemd-run", "--quiet", "--collect", "--slice=system.slice", unit, "--", *command) is None:
-        log(f"VM {name}: nobody watches it, as systemd-run failed: if it does not start, revert its claim", failed=True)
+        host = Host(root)
+        phase = WATCH if ProxmoxVms(host).is_locked(name) else WATCH_UNLOCKED
+        unit = f"--unit=vfio-isolation-vm-{name}-{os.getpid()}"
+        command = [sys.executable, "-I", "-S", RUNNER, "proxmox_hook", name, phase]
+        host.change("systemd-run", "--quiet", "--collect", "--slice=system.slice", unit, "--", *command)
+    except Exception as error:  # whatever it is: whether it may start is another matter
+        log(
+            f"VM {name}: nobody watches it, so revert its claim if it does not start: {sentence_of(error)}", failed=True
+        )
 
 
-def _watch(name: str, root: str) -> int:
+def _watch(name: str, root: str, longest_start: float) -> int:
     """Wait until a virtual machine has started and has ended, and revert its claim if nobody else has."""
     from ..kernel.host import Host
     from ..kernel.proxmox import ProxmoxVms
 
-    vms = ProxmoxVms(Host(root))
+    vms, deadline = ProxmoxVms(Host(root)), time.monotonic() + longest_start
     with vms.locked(name):  # until the start has succeeded or failed
+        process = vms.process(name)
+    while not process and time.monotonic() < deadline:
+        time.sleep(1)
         process = vms.process(name)
     if process:
         vms.wait_for_end(process)

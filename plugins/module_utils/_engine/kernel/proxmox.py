@@ -87,3 +87,11 @@ class ProxmoxVms:
     def locked(self, name: str) -> ContextManager[None]:
         """Hold the lock that Proxmox VE holds while it starts or stops one."""
         return self._host.locked(f"{LOCKS}/lock-{check_id(name)}.conf", create=False)
+
+    def is_locked(self, name: str) -> bool:
+        """Whether anybody holds it."""
+        try:
+            with self._host.locked(f"{LOCKS}/lock-{check_id(name)}.conf", timeout=0.0, create=False):
+                return False
+        except TimeoutError:
+            return True

@@ -19,6 +19,7 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.entries import proxmox_hook
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import Refused
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.hooks import events
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel import host
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.host import Host
@@ -72,15 +73,15 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKernel]:
 def started(monkeypatch: pytest.MonkeyPatch) -> List[Tuple[str, ...]]:
     """The commands that systemd-run gets."""
     commands: List[Tuple[str, ...]] = []
-    ask = Host.ask
+    change = Host.change
 
-    def answer(self: Host, *argv: str) -> Any:
+    def answer(self: Host, *argv: str) -> None:
         if argv[0] != "systemd-run":
-            return ask(self, *argv)
-        commands.append(argv)
-        return ""
+            change(self, *argv)
+        else:
+            commands.append(argv)
 
-    monkeypatch.setattr(Host, "ask", answer)
+    monkeypatch.setattr(Host, "change", answer)
     return commands
 
 
@@ -124,9 +125,16 @@ def test_where_nothing_is_configured_and_nothing_has_a_claim_nothing_is_imported
 # A start
 
 
-def test_a_vm_that_starts_with_a_claim_is_watched(kernel: FakeKernel, started: List[Tuple[str, ...]]) -> None:
+@pytest.mark.parametrize(("is_locked", "phase"), [(True, "watch"), (False, "watch-unlocked")])
+def test_a_vm_that_starts_with_a_claim_is_watched(
+    kernel: FakeKernel, started: List[Tuple[str, ...]], is_locked: bool, phase: str
+) -> None:
     put(kernel.root, PROXMOX.file("100"))
-    assert calls(kernel.root, "100", "pre-start") == (0, "") and claims(kernel) == ["100"]
+    put(kernel.root, LOCK, "")
+    with open(f"{kernel.root}{LOCK}", encoding="utf-8") as lock:
+        if is_locked:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        assert calls(kernel.root, "100", "pre-start") == (0, "") and claims(kernel) == ["100"]
     (command,) = started
     place = command.index("--")
     assert command[:place] == (
@@ -136,7 +144,7 @@ def test_a_vm_that_starts_with_a_claim_is_watched(kernel: FakeKernel, started: L
         "--slice=system.slice",
         f"--unit=vfio-isolation-vm-100-{os.getpid()}",
     )
-    assert command[place + 1 :] == (sys.executable, "-I", "-S", RUNNER, "proxmox_hook", "100", "watch")
+    assert command[place + 1 :] == (sys.executable, "-I", "-S", RUNNER, "proxmox_hook", "100", phase)
 
 
 def test_a_vm_that_ends_gives_its_claim_back(
@@ -155,10 +163,17 @@ def test_a_vm_that_nobody_can_watch_starts_and_the_log_says_so(
     kernel: FakeKernel, logged: List[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(kernel.root, PROXMOX.file("100"))
-    ask = Host.ask
-    monkeypatch.setattr(Host, "ask", lambda self, *argv: None if argv[0] == "systemd-run" else ask(self, *argv))
+    change = Host.change
+
+    def refuse(self: Host, *argv: str) -> None:
+        if argv[0] == "systemd-run":
+            raise Refused(" ".join(argv[:-1]), argv[-1], "Failed to connect to bus")
+        change(self, *argv)
+
+    monkeypatch.setattr(Host, "change", refuse)
     assert calls(kernel.root, "100", "pre-start") == (0, "") and claims(kernel) == ["100"]
-    assert logged[0].startswith("VM 100: nobody watches it, as systemd-run failed")
+    assert logged[0].startswith("VM 100: nobody watches it, so revert its claim if it does not start: ")
+    assert "Failed to connect to bus" in logged[0]
 
 
 @pytest.mark.parametrize(
@@ -257,6 +272,22 @@ def test_who_watches_gives_back_the_claim_of_a_vm_that_did_not_start(
     assert calls(isolated.root, "100", "watch") == (0, "")
     assert claims(isolated) == [] and ends.waited == [] and started == []
     assert logged[-1].startswith("VM 100: watch: ") and logged[-1].endswith(" settings restored")
+
+
+def test_who_watches_without_a_lock_waits_for_a_start_that_takes_its_time(
+    isolated: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends, slept = Ends(isolated), [0.0]
+    monkeypatch.setattr(isolated, "wait_for_end", ends)
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 4:
+            runs(isolated, 77)
+
+    monkeypatch.setattr(proxmox_hook.time, "sleep", sleep)
+    assert calls(isolated.root, "100", "watch-unlocked") == (0, "")
+    assert ends.waited == [77] and claims(isolated) == []
 
 
 def test_who_watches_waits_for_the_end_of_qemu(
