@@ -183,9 +183,10 @@ class Installation:
             alone = ["--job-mode=ignore-dependencies"] if self._is_required(unit) else []
             run("systemctl", "stop", *alone, "--", unit)
 
-    def _is_required(self, unit: str, how: str = "RequiredBy,BoundBy") -> bool:
+    def _is_required(self, unit: str, how: str = "RequiredBy,RequisiteOf,BoundBy,WantedBy") -> bool:
+        """Whether a unit that runs needs this one. The target that starts it at boot does not count."""
         shown = self._host.ask("systemctl", "show", "--value", "-p", how, "--", unit)
-        units = {name for name in (shown or "").split() if "." in name}
+        units = {name for name in (shown or "").split() if "." in name and not name.endswith(".target")}
         return any("active" in self._state(name) for name in sorted(units))
 
     def _change(self, wanted: Mapping[str, File], owned: Iterable[str]) -> List[Difference]:

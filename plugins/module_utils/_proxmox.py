@@ -50,7 +50,9 @@ class Hookscript:
             kind, path, content = str(found["type"]), str(found.get("path", "")), str(found.get("content", ""))
             directory = str((found.get("content-dirs") or {}).get("snippets", "snippets"))
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise IsolationError(f"storage: Proxmox VE reports no storage {storage!r} on this host") from None
+            raise IsolationError(
+                f"storage: Proxmox VE reports no storage {storage!r} on this host; see pvesm status"
+            ) from None
         if not path.startswith("/"):
             raise IsolationError(f"storage: {storage} is a storage of type {kind}, which has no directory for snippets")
         kinds = content.split(",")
@@ -126,7 +128,9 @@ class Hookscript:
         for name in names:
             if name not in configs:
                 there = ", ".join(sorted(configs, key=int)) or "none"
-                raise IsolationError(f"vms: there is no VM {name} on this host; there are {there}")
+                raise IsolationError(
+                    f"vms: there is no VM {name} on this host; there are {there}. List it for the host that it is on"
+                )
             before = configs[name].hookscript
             if before and not is_ours(before):
                 raise IsolationError(

@@ -198,8 +198,8 @@ ansible_facts:
               elements: dict
             created_by:
               description: >-
-                Who created the claim. An empty string if it was a module or a playbook, V(libvirt) if it was the
-                libvirt hook.
+                Who created the claim. An empty string if it was a module or a playbook, V(libvirt) or V(proxmox) if it
+                was a hook.
               type: str
           sample:
             win11:

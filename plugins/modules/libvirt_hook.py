@@ -20,7 +20,7 @@ description:
   - The hook is C(/etc/libvirt/hooks/qemu.d/vfio-isolation), which libvirt 6.5 and newer runs. It starts the host runner
     in C(/usr/local/lib/vfio-isolation), which is the engine of this collection and does not need Ansible. When the hook
     is installed for the first time or removed, a running libvirt is reloaded. This does not affect its virtual
-    machines.
+    machines. Those that run already get a claim when they are stopped and started again.
   - The hook logs what it does to the systemd journal. Read it with C(journalctl -t vfio-isolation).
   - On hosts with SELinux, the files get the labels of the policy. If the policy confines the daemon of libvirt, the
     hook needs the boolean C(virt_hooks_unconfined). The module warns if SELinux is enforcing and this boolean is off.
@@ -42,8 +42,8 @@ options:
   state:
     description:
       - V(present) installs the hook.
-      - V(absent) removes the hook and its configuration, and the host runner if no claim needs it at boot. It also
-        reverts the claims that the hook has created.
+      - V(absent) removes the hook and its configuration, and the host runner if nothing else needs it. It also
+        reverts the claims that the hook has created. Domains that run continue without isolation.
     type: str
     choices: [present, absent]
     default: present
@@ -116,7 +116,7 @@ RETURN = r"""
 files:
   description: >-
     The paths of the files that were written or removed, or in check mode would be. They belong to the host runner, to
-    hooks and the virtual machines that these are attached to, and to claims that come back at boot.
+    hooks and the virtual machines that these are attached to, and to persistent claims.
   returned: success
   type: list
   elements: str

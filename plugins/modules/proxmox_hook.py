@@ -17,8 +17,11 @@ description:
     the claim is reverted. Several virtual machines can start and stop in any order.
   - The hookscript isolates the CPUs in the option C(affinity) of the virtual machine.
   - The hookscript is C(vfio-isolation) in the snippets of a storage. It starts the host runner in
-    C(/usr/local/lib/vfio-isolation), which is the engine of this collection and does not need Ansible. Virtual machines
-    are changed with C(qm set --hookscript), which takes effect at once, also for those that run.
+    C(/usr/local/lib/vfio-isolation), which is the engine of this collection and does not need Ansible. It is attached
+    with C(qm set --hookscript). A virtual machine that runs meanwhile continues to run, and gets its claim when it is
+    stopped and started again. A reboot inside of the virtual machine is not enough.
+  - In a cluster, use this module on every host that the virtual machine may run on, or a shared storage, because a
+    virtual machine whose hookscript is missing does not start. List each virtual machine on the host that it is on.
   - Proxmox VE does not call a hookscript if QEMU fails to start, or after a migration to another host. Therefore, each
     start leaves a transient unit C(vfio-isolation-vm-VMID-PID.service) behind, which waits for the end of QEMU and then
     reverts the claim if the hookscript has not done so.
@@ -44,7 +47,7 @@ options:
       - V(absent) detaches the hookscript from all virtual machines of the host, and removes it with its configuration,
         and the host runner if nothing else needs it. It also reverts the claims that the hookscript has created. On a
         storage that the hosts of a cluster share, the hookscript stays as long as virtual machines of other hosts have
-        it. Without the configuration, it does nothing.
+        it. Without the configuration, it does nothing. Virtual machines that run continue without isolation.
     type: str
     choices: [present, absent]
     default: present
@@ -114,7 +117,7 @@ RETURN = r"""
 files:
   description: >-
     The paths of the files that were written or removed, or in check mode would be. They belong to the host runner, to
-    hooks and the virtual machines that these are attached to, and to claims that come back at boot.
+    hooks and the virtual machines that these are attached to, and to persistent claims.
   returned: success
   type: list
   elements: str
@@ -227,7 +230,10 @@ def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
     snippet = hookscript.on(given["storage"])
     files = hookscript.install(snippet, hookscript_files(snippet, vms, default, given["python"]), list(vms))
     for name in hookscript.without_cpus([name for name, options in vms.items() if not options.get("isolate_vm_cpus")]):
-        module.warn(f"VM {name} has no affinity, so its CPUs are not known: qm set {name} --affinity 4-7")
+        module.warn(
+            f"VM {name} has no affinity, so isolating the host for it will fail; set it, for example with qm set {name}"
+            " --affinity 4-7, or set isolate_vm_cpus"
+        )
     return with_files(module, {"changed": False, "changes": []}, files)
 
 

@@ -72,10 +72,11 @@ options:
   cgroup:
     description:
       - The cgroup that the virtual machines run in. libvirt uses C(/machine.slice), Proxmox VE C(/qemu.slice).
-      - V(auto) is the cgroup directly below the root that holds all virtual machines which run, or C(/machine.slice) if
-        there are none. It is an error if there are several, or if it is one in which the host's own processes run, such
-        as C(/user.slice). Virtual machines are QEMU processes, by the name of the program, that have C(/dev/kvm) open.
-      - It is started if it is not running yet.
+      - V(auto) is the cgroup directly below the root that holds all virtual machines which run. If none runs, it is the
+        one that the claim had before, or C(/machine.slice). It is an error if there are several, or if it is one in
+        which the host's own processes run, such as C(/user.slice). Virtual machines are QEMU processes, by the name of
+        the program, that have C(/dev/kvm) open.
+      - If it is a slice of systemd, it is started if it is not running yet.
       - If a virtual machine is in none of the cgroups that CPUs are reserved for, but may run on these CPUs, the module
         warns, because the virtual machine is then kept off them. It also warns if no virtual machine at all is in one
         of these cgroups, but some are elsewhere.

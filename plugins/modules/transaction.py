@@ -121,7 +121,7 @@ RETURN = r"""
 files:
   description: >-
     The paths of the files that were written or removed, or in check mode would be. They belong to the host runner, to
-    hooks and the virtual machines that these are attached to, and to claims that come back at boot.
+    hooks and the virtual machines that these are attached to, and to persistent claims.
   returned: success
   type: list
   elements: str

@@ -129,7 +129,9 @@ def test_the_role_proxmox_hook(libvirt_host: VirtualHost, tmp_path: Path) -> Non
         checked = play(host, *hook, "--check", "--diff")
         assert checked.returncode == 0 and "changed=1" in checked.stdout, checked.stdout
         assert "+hookscript: local:snippets/vfio-isolation" in checked.stdout, checked.stdout
-        assert "VM 101 has no affinity, so its CPUs are not known" in " ".join(checked.stdout.split()), checked.stdout
+        assert "VM 101 has no affinity, so isolating the host for it will fail" in " ".join(checked.stdout.split()), (
+            checked.stdout
+        )
         assert host.run(OURS).stdout == "" and "hookscript" not in kernel(host, "/etc/pve/qemu-server/100.conf")
         done = play(host, *hook)
         assert done.returncode == 0 and "changed=1" in done.stdout, done.stdout

@@ -76,9 +76,8 @@ def _be_watched(name: str, root: str) -> None:
         command = [sys.executable, "-I", "-S", RUNNER, "proxmox_hook", name, phase]
         host.change("systemd-run", "--quiet", "--collect", "--slice=system.slice", unit, "--", *command)
     except Exception as error:  # whatever it is: whether it may start is another matter
-        log(
-            f"VM {name}: nobody watches it, so revert its claim if it does not start: {sentence_of(error)}", failed=True
-        )
+        why = f"the unit that watches it cannot be started: {sentence_of(error)}"
+        log(f"VM {name}: if it does not start, revert its claim, as {why}", failed=True)
 
 
 def _watch(name: str, root: str, longest_start: float) -> int:

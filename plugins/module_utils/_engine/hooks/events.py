@@ -192,7 +192,7 @@ class Event:
         """Have claims of this platform continue with other steps."""
         for name, steps in claims.items():
             self._engine().apply(name, steps, created_by=self._creator, acts=False)  # its VM runs
-        return [f"the claim {name} continues without a partition, as others run beside it" for name in claims]
+        return [f"the claim {name} continues without a partition" for name in claims]
 
     def _release(self) -> List[str]:
         outcome = self._engine().revert([self.name], created_by=self._creator)

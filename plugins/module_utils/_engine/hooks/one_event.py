@@ -77,7 +77,10 @@ def _be_done_within(signal: Any, seconds: int, title: str, event: Event) -> None
     def expired(_number: int, _frame: object) -> None:
         signal.signal(signal.SIGALRM, end)
         signal.alarm(seconds)
-        raise TimeLimit(f"this took more than {seconds} s; raise the option timeout to allow more")
+        advice = (
+            "revert its claim by hand" if event.operation == "release" else "raise the option timeout to allow more"
+        )
+        raise TimeLimit(f"this took more than {seconds} s; {advice}")
 
     def end(_number: int, _frame: object) -> None:
         # Whether it may start is a matter of its configuration still.

@@ -172,7 +172,9 @@ def test_a_vm_that_nobody_can_watch_starts_and_the_log_says_so(
 
     monkeypatch.setattr(Host, "change", refuse)
     assert calls(kernel.root, "100", "pre-start") == (0, "") and claims(kernel) == ["100"]
-    assert logged[0].startswith("VM 100: nobody watches it, so revert its claim if it does not start: ")
+    assert logged[0].startswith(
+        "VM 100: if it does not start, revert its claim, as the unit that watches it cannot be started: "
+    )
     assert "Failed to connect to bus" in logged[0]
 
 

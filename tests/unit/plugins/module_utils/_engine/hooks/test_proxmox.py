@@ -167,7 +167,7 @@ def test_what_runs_in_the_slice_under_nobody_s_pid_file_has_no_partition_around_
         kernel.part(Files).remove("/run/qemu-server/100.pid")
         lines = happens(kernel, "101", "prepare")
         assert "strategy slices, because no CPUs are reserved for what runs in /qemu.slice/100.scope" in lines
-        assert "the claim 100 continues without a partition, as others run beside it" in lines
+        assert "the claim 100 continues without a partition" in lines
         assert partition(kernel) == "member"
 
 
@@ -187,7 +187,7 @@ def test_claims_of_others_do_without_a_partition_beside_a_vm_that_is_not_configu
         happens(kernel, "100", "prepare")
         assert partition(kernel) == "root"
         lines = happens(kernel, "102", "prepare")
-        assert lines == ["the claim 100 continues without a partition, as others run beside it"]
+        assert lines == ["the claim 100 continues without a partition"]
         assert partition(kernel) == "member" and set(claims(kernel)) == {"100"}
         assert kernel.read(f"{CGROUP}/system.slice/cpuset.cpus") == "0-3,6-7"
         assert happens(kernel, "102", "prepare") == []
@@ -308,9 +308,7 @@ def test_claims_of_libvirt_and_of_proxmox_do_not_touch_each_other() -> None:
         # One that is not configured concerns only those beside it.
         happens(kernel, "102", "prepare")
         assert (partition(kernel), partition(kernel, machines)) == ("member", "isolated")
-        assert happens_in_libvirt(kernel, "other", "prepare") == [
-            "the claim win11 continues without a partition, as others run beside it"
-        ]
+        assert happens_in_libvirt(kernel, "other", "prepare") == ["the claim win11 continues without a partition"]
         # Neither releases what the other has.
         assert happens_in_libvirt(kernel, "100", "release") == happens(kernel, "101", "release") == []
         assert set(claims(kernel)) == {"100", "win11"}
