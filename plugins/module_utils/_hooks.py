@@ -60,5 +60,5 @@ def remove(
     """Remove a hook, and revert its claims. Returns the outcome, and what `uninstall` returns."""
     # An event that waits meanwhile finds no configuration, so no virtual machine gets a claim any more.
     with contextlib.nullcontext() if check else event_lock(engine.host, platform.paths):
-        files = uninstall()
-        return engine.revert(None, check, created_by=platform.created_by), files
+        outcome = engine.revert(None, check, created_by=platform.created_by)
+        return outcome, uninstall()

@@ -97,7 +97,9 @@ Type=oneshot
 RemainAfterExit=yes
 Slice=system.slice
 ExecStart={python} -I -S {runner} {entry} start {claims}/%i.json
-ExecStop={python} -I -S {runner} {entry} stop {claims}/%i.json
+# Also after a start that was ended halfway. It waits for another run, which may take as long as its locks allow.
+ExecStopPost={python} -I -S {runner} {entry} stop {claims}/%i.json
+TimeoutStopSec=700
 
 [Install]
 WantedBy=multi-user.target
@@ -131,7 +133,6 @@ class Snippet(NamedTuple):
 
     volume: str
     path: str
-    is_shared: bool = False  # with other hosts of the cluster
 
 
 def runner_files() -> Dict[str, File]:

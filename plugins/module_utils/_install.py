@@ -129,19 +129,25 @@ class Installation:
         found = self._change({**runner_files(), **wanted}, (RUNNER, drop_in))
         written = list(found)
         state, link = self._state(unit), f"{WANTS}/{unit}"
-        is_idle = on_demand and not self._is_required(unit)
-        if on_demand and ("enabled" in state or ("active" in state and is_idle)):
+        is_required = self._is_required(unit)
+        if not on_demand:
+            found += [Difference(link, None, File("enabled and started"))] if state != {"active", "enabled"} else []
+        elif "enabled" in state or ("active" in state and not is_required):
             found.append(Difference(link, File("enabled or started"), None))
-        elif not on_demand and state != {"active", "enabled"}:
-            found.append(Difference(link, None, File("enabled and started")))
+        elif is_required and "active" not in state:  # what requires it runs already, and the claim is to end with that
+            found.append(Difference(link, None, File("started")))
         if not self._check and any(change.path in (UNIT, drop_in, link) for change in found):
             with self._undone_on_failure(written, {unit: state}):
                 self._tidy()
                 self._host.change("systemctl", "daemon-reload")
-                if on_demand:
-                    self._host.change("systemctl", "disable", *(["--now"] if is_idle else []), "--", unit)
-                else:
+                if not on_demand:
                     self._host.change("systemctl", "enable", "--now", "--", unit)
+                    return found
+                self._host.change("systemctl", "disable", "--", unit)
+                if not is_required:
+                    self._stop(unit, self._host.change)
+                elif "active" not in state:
+                    self._host.change("systemctl", "start", "--", unit)
         return found
 
     def stop_persisting(self, claims: Optional[Iterable[str]]) -> List[Difference]:
@@ -160,12 +166,9 @@ class Installation:
         found = self._change({}, [*files, *(f"{UNITS}/{unit}.d/on-demand.conf" for unit in names)])
         with self._undone_on_failure(found, units):
             if not self._check:
+                self._host.change("systemctl", "disable", "--", *names)
                 for unit in names:
-                    if self._is_required(unit):
-                        self._host.change("systemctl", "disable", "--", unit)
-                        self._stop(unit, self._host.change)
-                    else:
-                        self._host.change("systemctl", "disable", "--now", "--", unit)
+                    self._stop(unit, self._host.change)
             if leaving == instances:
                 is_needed = any(self._host.exists(path) for path in HOOKS)
                 found += self._change({}, [UNIT, *([] if is_needed else [RUNNER])])
@@ -179,15 +182,19 @@ class Installation:
 
         What is bound to a unit would stop in any case, so then the unit continues to be active.
         """
-        if not self._is_required(unit, "BoundBy"):
-            alone = ["--job-mode=ignore-dependencies"] if self._is_required(unit) else []
-            run("systemctl", "stop", *alone, "--", unit)
+        if not self._is_needed(unit, "BoundBy"):
+            run("systemctl", "stop", "--job-mode=ignore-dependencies", "--", unit)
 
-    def _is_required(self, unit: str, how: str = "RequiredBy,RequisiteOf,BoundBy,WantedBy") -> bool:
-        """Whether a unit that runs needs this one. The target that starts it at boot does not count."""
+    def _is_required(self, unit: str) -> bool:
+        """Whether it is starting, for another unit that waits, or a unit that runs needs it."""
+        return "activating" in self._state(unit) or self._is_needed(unit, "RequiredBy,RequisiteOf,BoundBy,WantedBy")
+
+    def _is_needed(self, unit: str, how: str) -> bool:
+        """Whether a unit that runs, starts or stops needs this one. A target, which starts it at boot, does not."""
         shown = self._host.ask("systemctl", "show", "--value", "-p", how, "--", unit)
-        units = {name for name in (shown or "").split() if "." in name and not name.endswith(".target")}
-        return any("active" in self._state(name) for name in sorted(units))
+        others = sorted(name for name in set((shown or "").split()) if "." in name and not name.endswith(".target"))
+        states = map(self._state, others)
+        return any(state and not state & {"inactive", "failed"} for state in states)
 
     def _change(self, wanted: Mapping[str, File], owned: Iterable[str]) -> List[Difference]:
         """Make the wanted files the only ones, of those wanted and those in `owned` (directories or files)."""

@@ -24,9 +24,6 @@ from ._engine.text.proxmox_config import is_ours
 from ._host_files import Difference, File, Snippet
 from ._install import Installation
 
-# Types of storages that all hosts share, whatever their configuration says.
-SHARED = ("cephfs", "cifs", "glusterfs", "nfs")
-
 Attachment = Tuple[str, str, str]  # a virtual machine, its hookscript before, and after
 
 
@@ -62,9 +59,8 @@ class Hookscript:
                 f"storage: {storage} is not configured for snippets; allow them with pvesm set {storage} --content"
                 f" {wanted}"
             )
-        is_shared = kind in SHARED or str(found.get("shared", 0)) in ("1", "True")
         place = f"{path.rstrip('/')}/{directory.strip('/')}/{SNIPPET}"
-        return Snippet(f"{storage}:snippets/{SNIPPET}", place, is_shared)
+        return Snippet(f"{storage}:snippets/{SNIPPET}", place)
 
     def install(self, snippet: Snippet, wanted: Mapping[str, File], names: Sequence[str]) -> List[Difference]:
         """Install it, and attach it to these virtual machines. If that fails, nothing is changed."""
@@ -110,14 +106,13 @@ class Hookscript:
     def _paths(self) -> List[str]:
         """Where the hookscript is installed and may be removed: nowhere, or at one path.
 
-        On a storage that other hosts share, it stays as long as their virtual machines have it: they would not start.
+        Without it, a virtual machine that has it in its configuration would not start, so it stays as long as a
+        snapshot could bring it back, or another host might share its storage.
         """
         try:
             snippet = Snippet(**json.loads(self._host.read_own(HOOKSCRIPT) or "null"))
-            is_needed = snippet.is_shared and any(
-                config.hookscript == snippet.volume for config in self._vms.of_other_hosts().values()
-            )
-            return [snippet.path] if snippet.path.endswith(f"/{SNIPPET}") and not is_needed else []
+            is_removable = snippet.path.endswith(f"/{SNIPPET}") and not self._vms.keeps(snippet.volume)
+            return [snippet.path] if is_removable else []
         except (ValueError, TypeError, AttributeError):
             return []
 

@@ -45,9 +45,9 @@ options:
       - V(present) installs the hookscript, and attaches it to the virtual machines in O(vms). If one of them has
         another hookscript, this is an error.
       - V(absent) detaches the hookscript from all virtual machines of the host, and removes it with its configuration,
-        and the host runner if nothing else needs it. It also reverts the claims that the hookscript has created. On a
-        storage that the hosts of a cluster share, the hookscript stays as long as virtual machines of other hosts have
-        it. Without the configuration, it does nothing. Virtual machines that run continue without isolation.
+        and the host runner if nothing else needs it. It also reverts the claims that the hookscript has created.
+        Virtual machines that run continue without isolation. The hookscript itself stays as long as a snapshot, or a
+        virtual machine of another host, has it, because they would not start without it. It then does nothing.
     type: str
     choices: [present, absent]
     default: present

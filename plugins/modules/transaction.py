@@ -241,6 +241,8 @@ def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
         )
     else:
         # Here, not above: few runs need it, and to compile it takes its time.
+        from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
+        from ansible_collections.vfio.isolation.plugins.module_utils._engine.planning.virtual_machines import AUTO
         from ansible_collections.vfio.isolation.plugins.module_utils._host_files import unit_files
         from ansible_collections.vfio.isolation.plugins.module_utils._install import (
             Installation,
@@ -249,6 +251,11 @@ def call(module: AnsibleModule, engine: Engine) -> Dict[str, Any]:
         )
 
         check_persistable(claim)
+        if any(step.arguments.get("cgroup") == AUTO for step in steps):
+            raise IsolationError(
+                f"persist: the cgroup {AUTO} is where virtual machines run, and none runs when the claim is applied"
+                " again; name the cgroup, such as /machine.slice"
+            )
         check_python(engine.host, python)
         on_demand = persist == "on_demand"
         wanted = unit_files(claim, [{step.name: step.arguments} for step in steps], python, on_demand)

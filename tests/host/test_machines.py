@@ -102,6 +102,8 @@ def test_the_example_of_qemu_by_hand(libvirt_host: VirtualHost, tmp_path: Path) 
     assert at_boot.returncode == 0 and kernel(host, CPUS) == "0-3", at_boot.stdout
     on_demand = play(host, str(playbook))
     assert on_demand.returncode == 0 and kernel(host, CPUS) == "0-7", on_demand.stdout
+    unknown = play(host, str(playbook), "-e", "isolate_cgroup=auto")
+    assert unknown.returncode != 0 and "persist: the cgroup auto is where virtual machines run" in unknown.stdout
     # What cannot be isolated does not start, and is not installed.
     wrong = play(host, str(playbook), "-e", "isolate_vm_cpus=4-99")
     assert wrong.returncode != 0 and "99" in wrong.stdout, wrong.stdout

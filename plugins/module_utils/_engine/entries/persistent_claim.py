@@ -19,6 +19,7 @@ from ..steps.catalog import read_steps
 from ..transaction.engine import Engine, Outcome
 
 VERBS = ("start", "stop")
+STOP_LOCK_TIMEOUT = 600.0  # seconds: a claim that is not reverted is worse than one that is reverted late
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,5 +51,6 @@ def carry_out(verb: str, path: str, host: Host) -> Outcome:
         raise IsolationError(f"{path} does not contain a claim ({type(error).__name__}: {error})") from None
     except IsolationError as error:
         raise IsolationError(f"{path}: {error}") from None
-    engine = Engine(host)
-    return engine.apply(claim, steps) if verb == "start" else engine.revert([claim])
+    if verb == "start":
+        return Engine(host).apply(claim, steps)
+    return Engine(host, STOP_LOCK_TIMEOUT).revert([claim], created_by="")

@@ -20,7 +20,7 @@ import time
 from ..errors import sentence_of
 from ..hooks.one_event import carry_out, concerns, log
 from ..kernel.presence import any_exists
-from ..paths import PROXMOX, RUNNER
+from ..paths import JOURNAL, PROXMOX, RUNNER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def _watch(name: str, root: str, longest_start: float) -> int:
     from ..kernel.host import Host
     from ..kernel.proxmox import ProxmoxVms
 
-    vms, deadline = ProxmoxVms(Host(root)), time.monotonic() + longest_start
+    host = Host(root)
+    vms, deadline = ProxmoxVms(host), time.monotonic() + longest_start
     with vms.locked(name):  # until the start has succeeded or failed
         process = vms.process(name)
     while not process and time.monotonic() < deadline:
@@ -95,6 +96,7 @@ def _watch(name: str, root: str, longest_start: float) -> int:
         vms.wait_for_end(process)
         time.sleep(GRACE)
     with vms.locked(name):  # until post-stop is through; the next start waits for this
-        if vms.process(name):
-            return 0  # what runs again is watched anew
+        # What runs again is watched anew. Mostly, post-stop has reverted the claim, and nothing need wait for events.
+        if vms.process(name) or f'"{name}"' not in (host.read(JOURNAL) or ""):
+            return 0
         return _happens(name, WATCH, root)

@@ -12,6 +12,7 @@ Source: qm(1), Files; PVE::QemuServer::Helpers for the pid file; PVE::QemuConfig
 from __future__ import annotations
 
 import re
+from itertools import chain
 from typing import ContextManager, Dict, Optional
 
 from ..text.cpus import is_number
@@ -49,17 +50,23 @@ class ProxmoxVms:
             found = found or self._read(f"{NODES}/{node}/qemu-server", name)
         return found
 
-    def configs(self, directory: str = CONFIGS) -> Dict[str, Config]:
+    def configs(self) -> Dict[str, Config]:
         """The configurations of all virtual machines of this host, by ID. Raises IsolationError."""
-        names = (re.match(r"([1-9][0-9]{2,8})\.conf\Z", file) for file in self._host.list(directory))
-        found = {name[1]: self._read(directory, name[1]) for name in names if name}
+        names = (re.match(r"([1-9][0-9]{2,8})\.conf\Z", file) for file in self._host.list(CONFIGS))
+        found = {name[1]: self._read(CONFIGS, name[1]) for name in names if name}
         return {name: config for name, config in found.items() if config}
 
-    def of_other_hosts(self) -> Dict[str, Config]:
-        """Those of the other hosts of the cluster."""
-        own = self.configs()
-        everywhere = [self.configs(f"{NODES}/{node}/qemu-server") for node in self._host.list(NODES)]
-        return {name: config for one in everywhere for name, config in one.items() if name not in own}
+    def keeps(self, volume: str) -> bool:
+        """Whether a hookscript may still be needed: for a snapshot, or for a virtual machine of another host."""
+        own = self._host.list(CONFIGS)
+        sections = ((self._host.read(f"{CONFIGS}/{file}") or "").partition("\n[")[2] for file in own)
+        elsewhere = (
+            self._host.read(f"{NODES}/{node}/qemu-server/{file}") or ""
+            for node in self._host.list(NODES)
+            for file in self._host.list(f"{NODES}/{node}/qemu-server")
+            if file not in own
+        )
+        return any(f"hookscript: {volume}" in text for text in chain(sections, elsewhere))
 
     def _read(self, directory: str, name: str) -> Optional[Config]:
         text = self._host.read(f"{directory}/{name}.conf")

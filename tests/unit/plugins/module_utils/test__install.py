@@ -262,7 +262,8 @@ def test_a_claim_that_persists(tmp_path: Path) -> None:
     host.answers["show"] = (0, "active\nenabled\n", "")
     assert Installation(host, check=False).persist("big vm", wanted) == []
     Installation(host, check=False).stop_persisting(None)
-    assert ("systemctl", "disable", "--now", "--", unit) in host.commands and not host.exists(UNIT)
+    assert ("systemctl", "disable", "--", unit) in host.commands and not host.exists(UNIT)
+    assert ("systemctl", "stop", "--job-mode=ignore-dependencies", "--", unit) in host.commands
 
 
 def test_the_hook_comes_last_and_goes_first(tmp_path: Path) -> None:
@@ -313,6 +314,7 @@ class HostWithSystemd(FakeHost):
         self.unwritable: Set[str] = set()
         self.required_by: Dict[str, Set[str]] = {}
         self.bound_by: Dict[str, Set[str]] = {}
+        self.states: Dict[str, str] = {}  # other than active and inactive
         self._is_alone = False
 
     def _answer(self, argv: Sequence[str]) -> Tuple[int, str, str]:
@@ -322,7 +324,7 @@ class HostWithSystemd(FakeHost):
             (unit,) = units
             enabled = "enabled" if os.path.lexists(self.path(f"{WANTS}/{unit}")) else "disabled"
             known = {
-                "ActiveState": "active" if unit in self.active else "inactive",
+                "ActiveState": self.states.get(unit, "active" if unit in self.active else "inactive"),
                 "UnitFileState": enabled,
                 "RequiredBy": " ".join(sorted(self.required_by.get(unit, ()))),
                 "BoundBy": " ".join(sorted(self.bound_by.get(unit, ()))),
@@ -654,6 +656,38 @@ def test_who_requires_the_unit_of_a_claim(tmp_path: Path) -> None:
     assert installation.is_required(CLAIM)
 
 
+@pytest.mark.parametrize(
+    ("state", "is_required"),
+    [
+        ("active", True),
+        ("activating", True),
+        ("reloading", True),
+        ("deactivating", True),
+        ("inactive", False),
+        ("failed", False),
+    ],
+)
+def test_a_vm_that_starts_or_stops_requires_its_claim_too(tmp_path: Path, state: str, is_required: bool) -> None:
+    host = HostWithSystemd(str(tmp_path))
+    host.required_by[VM_UNIT] = {VM, "multi-user.target"}
+    host.active.add("multi-user.target")  # which starts it at boot, and requires nothing
+    host.states[VM] = state
+    assert Installation(host, check=True).is_required(CLAIM) is is_required
+    host.required_by.clear()
+    host.states[VM_UNIT] = state
+    assert Installation(host, check=True).is_required(CLAIM) is (state == "activating")  # for one that waits
+
+
+def test_a_claim_on_demand_of_a_vm_that_runs_already_ends_with_it(tmp_path: Path) -> None:
+    host = HostWithSystemd(str(tmp_path))
+    required_by_vm(host)
+    announced = persist(host, True, check=True)
+    assert announced[-1].path == LINK and VM_UNIT not in host.active
+    assert persist(host, True) == announced and VM_UNIT in host.active
+    assert ("start", "--", VM_UNIT) in changing(host) and not os.path.lexists(host.path(LINK))
+    assert persist(host, True) == []
+
+
 @pytest.mark.parametrize("on_demand", [True, False])
 @pytest.mark.parametrize(
     ("required_by", "bound_by", "expected"),
@@ -661,7 +695,11 @@ def test_who_requires_the_unit_of_a_claim(tmp_path: Path) -> None:
         ({VM}, set(), [("disable", "--", VM_UNIT), ("stop", "--job-mode=ignore-dependencies", "--", VM_UNIT)]),
         (set(), {VM}, [("disable", "--", VM_UNIT)]),
         ({VM}, {VM}, [("disable", "--", VM_UNIT)]),
-        ({"other.service"}, set(), [("disable", "--now", "--", VM_UNIT)]),
+        (
+            {"other.service"},
+            set(),
+            [("disable", "--", VM_UNIT), ("stop", "--job-mode=ignore-dependencies", "--", VM_UNIT)],
+        ),
     ],
     ids=["required", "bound", "both", "required by one that does not run"],
 )

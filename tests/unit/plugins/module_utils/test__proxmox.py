@@ -170,16 +170,16 @@ def test_a_host_without_qm_is_told_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("storage", "path", "is_shared"),
+    ("storage", "path"),
     [
-        ("local", SCRIPT, False),
-        ("other", "/mnt/pve/other/a/hooks/vfio-isolation", True),
-        ("some", "/mnt/some/snippets/vfio-isolation", False),
+        ("local", SCRIPT),
+        ("other", "/mnt/pve/other/a/hooks/vfio-isolation"),
+        ("some", "/mnt/some/snippets/vfio-isolation"),
     ],
 )
-def test_where_the_hookscript_is_on_a_storage(tmp_path: Path, storage: str, path: str, is_shared: bool) -> None:
+def test_where_the_hookscript_is_on_a_storage(tmp_path: Path, storage: str, path: str) -> None:
     host = ProxmoxHost(str(tmp_path))
-    assert Hookscript(host, check=True).on(storage) == Snippet(f"{storage}:snippets/vfio-isolation", path, is_shared)
+    assert Hookscript(host, check=True).on(storage) == Snippet(f"{storage}:snippets/vfio-isolation", path)
     assert host.commands == [(PVESH, "get", f"/storage/{storage}", "--output-format", "json")]
 
 
@@ -233,7 +233,7 @@ def test_it_is_installed_once_and_leaves_nothing(tmp_path: Path) -> None:
     assert host.hookscripts() == {"100": LOCAL, "101": LOCAL, "102": THEIRS}
     assert "hookscript: local:snippets/old" in (host.read("/etc/pve/qemu-server/101.conf") or "").split("[before]")[1]
     assert host.mode(SCRIPT) == 0o755
-    assert json.loads(host.read(HOOKSCRIPT) or "") == {"path": SCRIPT, "volume": LOCAL, "is_shared": False}
+    assert json.loads(host.read(HOOKSCRIPT) or "") == {"path": SCRIPT, "volume": LOCAL}
 
     host.commands.clear()
     writes = host.writes
@@ -427,23 +427,22 @@ def test_what_cannot_be_put_back_is_said_too(tmp_path: Path, monkeypatch: pytest
     )
 
 
-@pytest.mark.parametrize(("storage", "stays"), [("other", True), ("local", False)])
-def test_on_a_shared_storage_it_stays_as_long_as_vms_of_other_hosts_have_it(
-    tmp_path: Path, storage: str, stays: bool
-) -> None:
+@pytest.mark.parametrize("who", ["there", "snapshot", "nobody"])
+def test_it_stays_as_long_as_vms_of_other_hosts_or_snapshots_have_it(tmp_path: Path, who: str) -> None:
     host = ProxmoxHost(str(tmp_path))
-    volume = f"{storage}:snippets/vfio-isolation"
-    script = host.script(volume)
     host.put("/etc/pve/nodes/here/qemu-server/100.conf", VMS["100"])
-    host.put("/etc/pve/nodes/there/qemu-server/200.conf", f"affinity: 4\nhookscript: {volume}\n")
-    install(host, "100", storage=storage)
-    uninstall(host)
-    assert host.exists(script) is stays and not host.exists(RUNNER) and not host.exists(HOOKSCRIPT)
-    install(host, "100", storage=storage)
+    if who == "there":
+        host.put("/etc/pve/nodes/there/qemu-server/200.conf", f"affinity: 4\nhookscript: {LOCAL}\n")
+    if who == "snapshot":
+        host.put("/etc/pve/qemu-server/100.conf", f"{VMS['100']}\n[before]\naffinity: 4\nhookscript: {LOCAL}\n")
+    stays = who != "nobody"
+    install(host, "100")
+    announced = [change.path for change in uninstall(host, check=True)]
+    assert [change.path for change in uninstall(host)] == announced and (SCRIPT in announced) is not stays
+    assert host.exists(SCRIPT) is stays and not host.exists(RUNNER) and not host.exists(HOOKSCRIPT)
+    assert uninstall(host) == []
+    install(host, "100")
     install(host, "100", storage="some")
-    assert host.exists(script) is stays and host.exists("/mnt/some/snippets/vfio-isolation")
-    # One that only has a copy of it here does not count.
-    os.unlink(host.path("/etc/pve/nodes/there/qemu-server/200.conf"))
-    install(host, "100", storage=storage)
+    assert host.exists(SCRIPT) is stays and host.exists("/mnt/some/snippets/vfio-isolation")
     uninstall(host)
-    assert not host.exists(script) and host.hookscripts() == {"102": THEIRS}
+    assert not host.exists("/mnt/some/snippets/vfio-isolation") and not host.exists(RUNNER)

@@ -337,7 +337,7 @@ def test_who_watches_takes_no_claim_that_others_made(isolated: FakeKernel) -> No
 
 
 def test_a_claim_that_cannot_be_given_back_is_a_line_in_the_log(isolated: FakeKernel, logged: List[str]) -> None:
-    put(isolated.root, JOURNAL, "{")
+    put(isolated.root, JOURNAL, '{"100"')
     del logged[:]
     assert calls(isolated.root, "100", "watch") == (0, "") and len(logged) == 1
     assert logged[0].startswith("VM 100: watch: ") and "journal" in logged[0]
@@ -348,6 +348,7 @@ def test_who_watches_looks_only_after_the_start_and_reverts_only_before_the_next
 ) -> None:
     """Proxmox VE holds the lock of the VM from before pre-start until QEMU runs, and again while it calls post-stop."""
     put(str(tmp_path), LOCK, "")
+    put(str(tmp_path), JOURNAL, '{"claims": {"100": {}}}')
     seen: List[str] = []
 
     def is_free() -> bool:
@@ -385,3 +386,6 @@ def test_who_watches_looks_only_after_the_start_and_reverts_only_before_the_next
         assert seen == []  # the start goes on
     watching.join(30)
     assert codes == [0] and seen == ["looked", "waited for 77", "looked", "watch 100"]
+    put(str(tmp_path), JOURNAL, '{"claims": {"1001": {}}}')  # what has no claim any more waits for no event of others
+    del seen[:]
+    assert proxmox_hook.main(["100", "watch"], str(tmp_path)) == 0 and seen == ["looked", "waited for 77", "looked"]
