@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A VM of Proxmox VE that starts isolates its host, one that ends gives it back: on a model of Proxmox VE, see
-`proxmox_model`, with a real QEMU, KVM, systemd and kernel."""
+`proxmox_model`, with a real QEMU, systemd and kernel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,19 @@ from module_utils._proxmox import Hookscript
 
 from . import proxmox_model as model
 from .domains import PYTHON, logged
-from .ground import CGROUP, JOURNAL, assert_isolated, at_end, engine, read, refused, sh, snapshot, unchanged
+from .ground import (
+    CGROUP,
+    JOURNAL,
+    assert_isolated,
+    at_end,
+    engine,
+    read,
+    refused,
+    sh,
+    snapshot,
+    unchanged,
+    use_model_of_kvm,
+)
 
 SCRIPT = "/var/lib/vz/snippets/vfio-isolation"
 VOLUME = "local:snippets/vfio-isolation"
@@ -31,7 +43,8 @@ VOLUME = "local:snippets/vfio-isolation"
 
 def _proxmox(**vms: str) -> dict[str, str]:
     """A Proxmox VE host with virtual machines by name: their configurations. Returns the state before."""
-    sh("modprobe kvm_amd && systemctl start qemu.slice")
+    use_model_of_kvm()
+    sh("systemctl start qemu.slice")
     at_end(_take_away)
     for program, name in model.PROGRAMS.items():
         with open(program, "w") as stream:

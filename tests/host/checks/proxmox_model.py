@@ -11,7 +11,7 @@ Proxmox VE itself cannot be installed beside Debian's libvirt and QEMU. The mode
 - a start holds the lock of the virtual machine from before pre-start until QEMU runs, or does not;
 - pre-start alone can refuse; if QEMU does not start after it, nothing is called any more;
 - QEMU is in qemu.slice/VMID.scope, under taskset if there is an affinity, with -daemonize and a pid file (without -id,
-  which only Proxmox VE's own QEMU knows);
+  which only Proxmox VE's own QEMU knows, and without KVM, holding open what is /dev/kvm here);
 - post-stop comes with `qm stop`, or with `qm cleanup`, which qmeventd runs when QEMU's socket closes; not at the source
   of a migration;
 - `qm set` takes the lock, refuses a locked configuration and a hookscript that does not exist or cannot be executed.
@@ -170,7 +170,7 @@ def start(vmid: str) -> None:
         if "affinity" in options:
             command += ["taskset", "--cpu-list", "--all-tasks", options["affinity"]]
         command += ["/usr/bin/kvm", "-name", f"{options.get('name', f'vm{vmid}')},debug-threads=on"]
-        command += ["-pidfile", f"/var/run/qemu-server/{vmid}.pid", "-daemonize", "-accel", "kvm", "-display", "none"]
+        command += ["-pidfile", f"/var/run/qemu-server/{vmid}.pid", "-daemonize", "-accel", "tcg", "-display", "none"]
         command += [
             "-nodefaults",
             "-m",
@@ -180,7 +180,9 @@ def start(vmid: str) -> None:
             "-S",
             *options.get("args", "").split(),
         ]
-        if subprocess.run(command, check=False).returncode:
+        with open("/dev/kvm") as kvm:
+            done = subprocess.run(command, check=False, pass_fds=[kvm.fileno()])
+        if done.returncode:
             raise SystemExit("start failed: QEMU exited with code 1")
         open(f"{RUN}/{vmid}.cleanup", "w").close()
         subprocess.Popen(
