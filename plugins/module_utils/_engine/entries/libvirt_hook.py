@@ -15,8 +15,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ..hooks.one_event import carry_out, concerns
-from ..kernel.presence import any_exists
+from ..hooks.one_event import carry_out, concerns, is_configured
 from ..paths import LIBVIRT
 
 TYPE_CHECKING = False
@@ -46,7 +45,5 @@ def main(arguments: Sequence[str], root: str = "") -> int:
         host = Host(root)
         return Event(name, operation, host, Libvirt(host, sys.stdin.buffer))
 
-    def is_configured() -> bool:
-        return any_exists(root, (LIBVIRT.file(name), LIBVIRT.default))
-
-    return carry_out(f"{name!r}: {operation}", operation == "prepare", is_configured, begin)
+    title = f"{name!r}: {operation}"
+    return carry_out(title, operation == "prepare", lambda: is_configured(name, LIBVIRT, root), begin)

@@ -18,8 +18,7 @@ import sys
 import time
 
 from ..errors import sentence_of
-from ..hooks.one_event import carry_out, concerns, log
-from ..kernel.presence import any_exists
+from ..hooks.one_event import carry_out, concerns, is_configured, log
 from ..paths import JOURNAL, PROXMOX, RUNNER
 
 TYPE_CHECKING = False
@@ -43,13 +42,9 @@ def main(arguments: Sequence[str], root: str = "") -> int:
         return _watch(name, root, 0.0 if phase == WATCH else LONGEST_START)
     if phase not in ACTING or not concerns(name, PROXMOX, root):
         return 0
-    if phase == "pre-start" and _is_configured(name, root):
+    if phase == "pre-start" and is_configured(name, PROXMOX, root):
         _be_watched(name, root)  # first: what kills this may leave a claim behind
     return _happens(name, phase, root)
-
-
-def _is_configured(name: str, root: str) -> bool:
-    return any_exists(root, (PROXMOX.file(name), PROXMOX.default))
 
 
 def _happens(name: str, phase: str, root: str) -> int:
@@ -61,7 +56,7 @@ def _happens(name: str, phase: str, root: str) -> int:
         host = Host(root)
         return Event(name, ACTING.get(phase, "release"), host, Proxmox(host))
 
-    return carry_out(f"VM {name}: {phase}", phase == "pre-start", lambda: _is_configured(name, root), begin)
+    return carry_out(f"VM {name}: {phase}", phase == "pre-start", lambda: is_configured(name, PROXMOX, root), begin)
 
 
 def _be_watched(name: str, root: str) -> None:

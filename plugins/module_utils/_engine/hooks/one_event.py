@@ -36,10 +36,15 @@ def concerns(name: str, paths: HookPaths, root: str) -> bool:
     return any_exists(root, (paths.file(name), paths.default, paths.lock))
 
 
-def carry_out(title: str, is_start: bool, is_configured: Callable[[], bool], begin: Callable[[], Event]) -> int:
+def is_configured(name: str, paths: HookPaths, root: str) -> bool:
+    """Whether there is a configuration for a virtual machine."""
+    return any_exists(root, (paths.file(name), paths.default))
+
+
+def carry_out(title: str, is_start: bool, has_configuration: Callable[[], bool], begin: Callable[[], Event]) -> int:
     """Carry out an event. Returns the exit code: 0, or 1 if the virtual machine may not start.
 
-    `title` says in the log which event it is. `is_configured` counts if the event cannot even `begin`.
+    `title` says in the log which event it is. `has_configuration` counts if the event cannot even `begin`.
     """
     import signal
 
@@ -56,7 +61,7 @@ def carry_out(title: str, is_start: bool, is_configured: Callable[[], bool], beg
             signal.alarm(0)
     except Exception as error:  # whatever it is: only the configuration decides whether it may start
         signal.alarm(0)
-        required = event.required if event else is_start and is_configured()
+        required = event.required if event else is_start and has_configuration()
         return failed(f"{title}: {sentence_of(error)}", required)
     return 0
 

@@ -18,6 +18,7 @@ from typing import ContextManager, Dict, Optional
 from ..text.cpus import is_number
 from ..text.proxmox_config import Config, parse
 from .host import Host
+from .task import argument
 
 QM = "/usr/sbin/qm"
 PVESH = "/usr/bin/pvesh"
@@ -25,11 +26,12 @@ CONFIGS = "/etc/pve/qemu-server"
 NODES = "/etc/pve/nodes"  # of the cluster, this one among them
 RUNNING = "/run/qemu-server"
 LOCKS = "/run/lock/qemu-server"
+ID = "[1-9][0-9]{2,8}"  # as a regular expression
 
 
 def check_id(name: str) -> str:
     """The ID of a virtual machine. Raises ValueError."""
-    if not re.match(r"[1-9][0-9]{2,8}\Z", name):
+    if not re.match(rf"{ID}\Z", name):
         raise ValueError(f"{name[:40]!r} is not the ID of a Proxmox VE virtual machine, a number from 100 to 999999999")
     return name
 
@@ -52,7 +54,7 @@ class ProxmoxVms:
 
     def configs(self) -> Dict[str, Config]:
         """The configurations of all virtual machines of this host, by ID. Raises IsolationError."""
-        names = (re.match(r"([1-9][0-9]{2,8})\.conf\Z", file) for file in self._host.list(CONFIGS))
+        names = (re.match(rf"({ID})\.conf\Z", file) for file in self._host.list(CONFIGS))
         found = {name[1]: self._read(CONFIGS, name[1]) for name in names if name}
         return {name: config for name, config in found.items() if config}
 
@@ -77,8 +79,7 @@ class ProxmoxVms:
         text = (self._host.read(f"{RUNNING}/{name}.pid") or "").strip()
         if not is_number(text):
             return None
-        arguments = (self._host.read(f"/proc/{text}/cmdline") or "").split("\0")
-        pid_file = dict(zip(arguments, arguments[1:])).get("-pidfile", "")
+        pid_file = argument(self._host, int(text), "-pidfile")
         return int(text) if pid_file.endswith(f"{RUNNING}/{name}.pid") else None
 
     def processes(self) -> Dict[str, int]:
@@ -91,14 +92,14 @@ class ProxmoxVms:
         """Wait until a process has ended."""
         self._host.wait_for_end(process)
 
-    def locked(self, name: str) -> ContextManager[None]:
-        """Hold the lock that Proxmox VE holds while it starts or stops one."""
-        return self._host.locked(f"{LOCKS}/lock-{check_id(name)}.conf", create=False)
+    def locked(self, name: str, timeout: Optional[float] = None) -> ContextManager[None]:
+        """Hold the lock that Proxmox VE holds while it starts or stops one. Raises TimeoutError."""
+        return self._host.locked(f"{LOCKS}/lock-{check_id(name)}.conf", timeout, create=False)
 
     def is_locked(self, name: str) -> bool:
         """Whether anybody holds it."""
         try:
-            with self._host.locked(f"{LOCKS}/lock-{check_id(name)}.conf", timeout=0.0, create=False):
+            with self.locked(name, timeout=0.0):
                 return False
         except TimeoutError:
             return True

@@ -102,6 +102,12 @@ def program(host: Host, name: str) -> str:
     return host.read(f"/proc/{name.partition(':')[0]}/comm") or ""
 
 
+def argument(host: Host, process: int, option: str) -> str:
+    """What follows an option on the command line of a process; empty if it has no such option, or has ended."""
+    words = (host.read(f"/proc/{process}/cmdline") or "").split("\0")
+    return dict(zip(words, words[1:])).get(option, "")
+
+
 def leader(host: Host, thread: int) -> int:
     """The process of a thread; 0 if it has ended."""
     match = re.search(r"^Tgid:\s*(\d+)", host.read(f"/proc/{thread}/status") or "", re.MULTILINE)

@@ -18,7 +18,7 @@ from typing import List, NamedTuple, Optional
 from ..text.cpus import NONE, CpuSet, is_number
 from .cgroup import Cgroups
 from .host import Host
-from .task import TaskId, identify
+from .task import TaskId, argument, identify
 
 DEVICE = "/dev/kvm"
 MODULES = ("kvm_amd", "kvm_intel")
@@ -70,7 +70,7 @@ class VirtualMachines:
         cgroup = self._cgroups.place(process)
         numbers = (int(name) for name in self._host.list(f"/proc/{process}/task"))
         threads = [thread for thread in (identify(self._host, number) for number in numbers) if thread]
-        name = _name((self._host.read(f"/proc/{process}/cmdline") or "").split("\0"))
+        name = _name(argument(self._host, process, "-name"))
         vcpus = [t for t in threads if VCPU.match(self._host.read(f"/proc/{process}/task/{t.number}/comm") or "")]
         return VirtualMachine(process, name, cgroup, threads, vcpus) if cgroup and threads else None
 
@@ -79,9 +79,9 @@ class VirtualMachines:
         return self._host.affinity(thread.number) or NONE
 
 
-def _name(arguments: List[str]) -> str:
+def _name(given: str) -> str:
     """What follows `-name`: NAME, or guest=NAME with more options beside it. A comma in a name is written twice."""
-    following = dict(zip(arguments, arguments[1:])).get("-name", "").replace(",,", "\0")
+    following = given.replace(",,", "\0")
     name = re.match(r"(?:.*,)?guest=([^,]*)", following)
     found = (name[1] if name else following.partition(",")[0]).replace("\0", ",")
     return found if found.isprintable() else repr(found)
