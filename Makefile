@@ -26,6 +26,8 @@ JOBS ?= $(shell nproc)
 PYTHON ?= /usr/bin/python3
 # Pythons of managed hosts that the unit tests also run with, if they are installed.
 UNIT_PYTHONS ?= 3.8
+# The Debian of the virtual hosts with cgroup v2; systemd boots v1 well up to Debian 12.
+SUITE ?= bookworm
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -36,6 +38,7 @@ export LC_ALL := C.UTF-8
 say = @printf '\n== %s\n'
 packages = @tests/setup/debian_packages.sh
 virtual_host = $(PYTHON) tests/virtual_host/cli.py
+start = $(virtual_host) start --suite $(SUITE)
 plugins = ansible_collections.vfio.isolation.plugins
 lives = tests/unit/plugins/module_utils/_engine/transaction/test_lives.py
 
@@ -101,10 +104,10 @@ host: tools qemu .cache/bench/complete
 	$(say) 'Tests on five virtual hosts: Molecule scenarios, then pytest'
 	trap 'for name in test test-b test-v1 test-libvirt test-isolcpus; do $(virtual_host) stop --name $$name; done' EXIT; \
 	both() { for job; do $$job & pids+=($$!); done; for pid in "$${pids[@]}"; do wait $$pid; done; pids=(); }; \
-	both '$(virtual_host) start --name test' '$(virtual_host) start --name test-libvirt --flavour libvirt'; \
-	$(virtual_host) start --name test-isolcpus --cmdline 'isolcpus=4-7 nohz_full=4-7 rcu_nocbs=4-7' & pids=($$!); \
-	both '$(virtual_host) start --name test-b' \
-	    '$(virtual_host) start --name test-v1 --cmdline systemd.unified_cgroup_hierarchy=0'; \
+	both '$(start) --name test' '$(start) --name test-libvirt --flavour libvirt'; \
+	$(start) --name test-isolcpus --cmdline 'isolcpus=4-7 nohz_full=4-7 rcu_nocbs=4-7' & pids=($$!); \
+	both '$(start) --name test-b' \
+	    '$(virtual_host) start --suite bookworm --name test-v1 --cmdline systemd.unified_cgroup_hierarchy=0'; \
 	first="$$($(virtual_host) inventory --name test)"; \
 	second="$$($(virtual_host) inventory --name test-b)"; \
 	export VFIO_V1_INVENTORY="$$($(virtual_host) inventory --name test-v1)"; \
@@ -142,7 +145,7 @@ bench: tools qemu .cache/bench/complete
 	$(virtual_host) start --name bench; \
 	VFIO_INVENTORY="$$($(virtual_host) inventory --name bench)" python tests/bench/bench.py; \
 	$(virtual_host) stop --name bench; \
-	$(virtual_host) start --name bench-v1 --cmdline systemd.unified_cgroup_hierarchy=0; \
+	$(virtual_host) start --suite bookworm --name bench-v1 --cmdline systemd.unified_cgroup_hierarchy=0; \
 	VFIO_INVENTORY="$$($(virtual_host) inventory --name bench-v1)" python tests/bench/bench.py --tasks
 
 clean:

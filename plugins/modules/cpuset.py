@@ -19,9 +19,9 @@ description:
     mounted in addition to v2, see C(Documentation/admin-guide/cgroup-v1/cpusets.rst).
   - On cgroup v1, a cpuset without CPUs and memory nodes cannot hold tasks. A new cpuset, and each missing one above it,
     therefore gets those of its parent if none are given. A list that is not part of the parent's list is an error.
-  - Under systemd, the cpuset of a unit is set with C(systemctl set-property --runtime), as C(AllowedCPUs) and
-    C(AllowedMemoryNodes). See systemd.resource-control(5). A value that is written directly would be lost at the next
-    C(daemon-reload).
+  - Under systemd, the cpuset of a unit is set with C(systemctl set-property --runtime), as C(AllowedCPUs),
+    C(AllowedMemoryNodes) and, since systemd 261, C(CPUSetPartition). See systemd.resource-control(5). A list that is
+    written directly would be lost at the next C(daemon-reload).
   - The kernel resets thread affinities when a cpuset changes. The module records them first and keeps them as far as
     they fit. Reverting restores them.
 author:

@@ -60,9 +60,10 @@ notes:
     C(cgroup.sched_load_balance): The name is the path of a cgroup. The value is V(1) or V(0), or empty if the cpuset
     does not exist. Only on cgroup v1.
   - >-
-    C(systemd.AllowedCPUs), C(systemd.AllowedMemoryNodes): The name is a systemd unit, such as C(user.slice). The value
-    is the list in the runtime drop-in of the unit, or V(none) if there is no such drop-in. C(insisted) follows the list
-    if a second drop-in keeps others from overriding it. Only on cgroup v2.
+    C(systemd.AllowedCPUs), C(systemd.AllowedMemoryNodes), C(systemd.CPUSetPartition): The name is a systemd unit, such
+    as C(user.slice). The value is the list, or the partition type, in the runtime drop-in of the unit, or V(none) if
+    there is no such drop-in. C(insisted) follows it if a second drop-in keeps others from overriding it. The partition
+    type is there since systemd 261. Only on cgroup v2.
   - >-
     C(task.cgroup): The name is the id of a task and its start time in clock ticks since boot, such as C(1042:88317). On
     cgroup v2, the task is a process, and on cgroup v1, a thread. The value is the path of its cgroup.

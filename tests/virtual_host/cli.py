@@ -12,8 +12,9 @@ import signal
 import sys
 from types import FrameType
 
-from virtual_host import FLAVOURS, VirtualHost, VirtualHostError, build, virtual_hosts
+from virtual_host import FLAVOURS, SUITES, VirtualHost, VirtualHostError, build, virtual_hosts
 from virtual_host.host import BOOT_SECONDS
+from virtual_host.recipe import DEFAULT_SUITE
 
 
 def main() -> int:
@@ -32,7 +33,7 @@ def main() -> int:
 
 def _do(arguments: argparse.Namespace) -> None:
     if arguments.command == "build":
-        print(build(arguments.flavour).directory)
+        print(build(arguments.flavour, arguments.suite).directory)
         return
     if arguments.command == "stop" and arguments.all:
         for host in virtual_hosts():
@@ -40,7 +41,7 @@ def _do(arguments: argparse.Namespace) -> None:
         return
     host = VirtualHost(arguments.name)
     if arguments.command == "start":
-        host.start(arguments.flavour, cmdline=arguments.cmdline, timeout=arguments.timeout)
+        host.start(arguments.flavour, arguments.suite, cmdline=arguments.cmdline, timeout=arguments.timeout)
         print(host.inventory)
     elif arguments.command == "stop":
         host.stop()
@@ -60,7 +61,8 @@ def _parser() -> argparse.ArgumentParser:
         if named:
             sub.add_argument("--name", default="default", help="which host (default: %(default)s)")
         if flavoured:
-            sub.add_argument("--flavour", default="light", choices=list(FLAVOURS), help="which image")
+            sub.add_argument("--flavour", default="light", choices=list(FLAVOURS), help="which packages")
+            sub.add_argument("--suite", default=DEFAULT_SUITE, choices=SUITES, help="which Debian")
         return sub
 
     command("build", "Build the image, unless it is in the cache.", named=False, flavoured=True)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A virtual VFIO host: Debian 12 under QEMU on this machine, with or without KVM.
+"""A virtual VFIO host: Debian 11 to 13, or its next release, under QEMU on this machine, with or without KVM.
 
 8 CPUs and 2 NUMA nodes, a real cpufreq subsystem (four policies of two CPUs), managed IRQs (the virtio disk's queues)
 and ordinary ones (AHCI, network), irqbalance, and in the flavour `libvirt` also libvirtd with QEMU. Everything that
@@ -37,6 +37,6 @@ from __future__ import annotations
 from .errors import VirtualHostError
 from .host import VirtualHost, virtual_hosts
 from .image import Image, build
-from .recipe import FLAVOURS
+from .recipe import FLAVOURS, SUITES
 
-__all__ = ["FLAVOURS", "Image", "VirtualHost", "VirtualHostError", "build", "virtual_hosts"]
+__all__ = ["FLAVOURS", "SUITES", "Image", "VirtualHost", "VirtualHostError", "build", "virtual_hosts"]

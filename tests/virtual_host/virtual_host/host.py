@@ -24,6 +24,7 @@ from .image import Image, build
 from .lock import lock
 from .machine import CONSOLE_LOG, PID_FILE, QEMU, qemu_command
 from .process import end, is_running, signals_deferred
+from .recipe import DEFAULT_SUITE
 
 BOOT_SECONDS = 240
 """Time limit of one boot. Without KVM, on two idle cores, one takes about 25 s."""
@@ -62,13 +63,15 @@ class VirtualHost:
         """Whether it has come up and its QEMU still runs."""
         return self._state_file.exists() and is_running(self._pid_file)
 
-    def start(self, flavour: str = "light", *, cmdline: str = "", timeout: float = BOOT_SECONDS) -> None:
+    def start(
+        self, flavour: str = "light", suite: str = DEFAULT_SUITE, *, cmdline: str = "", timeout: float = BOOT_SECONDS
+    ) -> None:
         """Boot it and wait until its services are up; leave it alone if it runs like this already.
 
         `cmdline` is added to the kernel's command line. `timeout` (seconds) limits one boot; one that hangs is tried
         once more. Where this fails or is interrupted, nothing is left of the host.
         """
-        image = build(flavour)
+        image = build(flavour, suite)
         with self._locked():
             if self.running and self._answers(self._state().port, seconds=30):
                 if (self._state().image, self._state().cmdline) != (str(image.directory), cmdline):

@@ -6,13 +6,11 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
-import lzma
 import os
-import shutil
 import struct
+import subprocess
 import tarfile
 import tempfile
 import time
@@ -20,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import recipe
-from .console import run, say
+from .console import not_installed, run, say
 from .errors import VirtualHostError
 from .lock import lock
 from .sources import debian_sources
@@ -28,6 +26,8 @@ from .sources import debian_sources
 _TREE = Path(__file__).resolve().parent.parent
 _GUEST = _TREE / "guest"
 _ACPI_SOURCE = _TREE / "cpufreq.asl"
+_CPIO = b"070701"
+_PROGRAMS = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Image:
 
     @property
     def initrd(self) -> Path:
-        """The initial RAM disk, unpacked (cpio)."""
+        """The initial RAM disk (cpio), unpacked as far as it can be."""
         return self.directory / "initrd.img"
 
     @property
@@ -62,42 +62,43 @@ class Image:
         return self.directory / "id_ed25519"
 
 
-def build(flavour: str) -> Image:
-    """Find the image of `flavour` in the cache or build it, which takes minutes."""
-    if flavour not in recipe.FLAVOURS:
-        message = f"there is no flavour {flavour!r}, only {' and '.join(recipe.FLAVOURS)}."
-        raise VirtualHostError(message)
+def build(flavour: str, suite: str) -> Image:
+    """Find the image of `flavour` and the Debian `suite` in the cache or build it, which takes minutes."""
+    for what, name, known in (("flavour", flavour, recipe.FLAVOURS), ("suite", suite, recipe.SUITES)):
+        if name not in known:
+            message = f"there is no {what} {name!r}, only {', '.join(known)}."
+            raise VirtualHostError(message)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vfio-isolation" / "images"
     cache.mkdir(parents=True, exist_ok=True)
-    image = Image(cache / f"{flavour}-{_fingerprint(flavour)}")
+    name = f"{suite}-{flavour}"
+    image = Image(cache / f"{name}-{_fingerprint(name)}")
     with (cache / f"{image.directory.name}.lock").open("w") as lock_file:
-        lock(lock_file.fileno(), holder=f"another build of the {flavour} image")
+        lock(lock_file.fileno(), holder=f"another build of the image {name}")
         if not image.directory.exists():
-            with tempfile.TemporaryDirectory(prefix=f"{flavour}-building-", dir=cache) as work:
-                _build(flavour, Path(work)).directory.rename(image.directory)
+            with tempfile.TemporaryDirectory(prefix=f"{name}-building-", dir=cache) as work:
+                _build(name, suite, recipe.FLAVOURS[flavour], Path(work)).directory.rename(image.directory)
     return image
 
 
-def _fingerprint(flavour: str) -> str:
+def _fingerprint(name: str) -> str:
     """Hash all that decides what is in the image, the builder's code included."""
     guest = (path for path in _GUEST.rglob("*") if path.is_file())
-    digest = hashlib.sha256(flavour.encode())
+    digest = hashlib.sha256(name.encode())
     for path in sorted([Path(__file__).resolve(), _TREE / "virtual_host" / "recipe.py", _ACPI_SOURCE, *guest]):
         digest.update(f"\0{path.relative_to(_TREE)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def _build(flavour: str, work: Path) -> Image:
+def _build(name: str, suite: str, packages: list[str], work: Path) -> Image:
     """Build an image in the directory `work`, which is thrown away when this fails."""
     started = time.monotonic()
     image = Image(work / "image")
     image.directory.mkdir()
-    packages = recipe.FLAVOURS[flavour]
-    say(f"building the {flavour} image; it is kept in {work.parent}")
+    say(f"building the image {name}; it is kept in {work.parent}")
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "vfio-host", "-f", str(image.ssh_key)])
     run(["iasl", "-vs", "-p", str(image.acpi_table.with_suffix("")), str(_ACPI_SOURCE)])
     _write_overlay(work / "overlay.tar", image.ssh_key.with_suffix(".pub").read_bytes())
-    (work / "sources.list").write_text("\n".join(debian_sources(recipe.SUITE)) + "\n", encoding="utf-8")
+    (work / "sources.list").write_text("\n".join(debian_sources(suite)) + "\n", encoding="utf-8")
     say(f"installing Debian: {len(packages)} packages and what they depend on (a minute or two)")
     run(
         [
@@ -105,19 +106,21 @@ def _build(flavour: str, work: Path) -> Image:
             "--variant=minbase",
             f"--include={','.join(packages)}",
             '--aptopt=Acquire::Languages "none"',
+            '--aptopt=Acquire::Check-Valid-Until "false"',  # a mirror may be behind
             *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.LEFT_OUT),
             f"--essential-hook=tar-in '{work}/overlay.tar' /",
             f"--customize-hook=download /vmlinuz '{work}/vmlinuz'",
-            f"--customize-hook=download /initrd.img '{work}/initrd.gz'",
-            recipe.SUITE,
+            f"--customize-hook=download /initrd.img '{work}/initrd'",
+            suite,
             f"{work}/root.tar",
             f"{work}/sources.list",
         ],
     )
     say("writing the disk image")
     image.kernel.write_bytes(_unpacked_kernel((work / "vmlinuz").read_bytes()))
-    with gzip.open(work / "initrd.gz") as packed, image.initrd.open("wb") as unpacked:
-        shutil.copyfileobj(packed, unpacked)
+    initrd = (work / "initrd").read_bytes()
+    # Since Debian 13 it begins with an archive that is not compressed; one that is needs a second of each boot.
+    image.initrd.write_bytes(initrd if initrd.startswith(_CPIO) else _unpacked(initrd))
     with image.disk.open("wb") as disk:
         disk.truncate(recipe.DISK_SIZE)
     (work / "root").mkdir()
@@ -127,7 +130,7 @@ def _build(flavour: str, work: Path) -> Image:
     )
     run([*([] if os.geteuid() == 0 else ["fakeroot"]), "sh", "-c", make_disk])
     size = image.disk.stat().st_blocks * 512 / 2**20
-    say(f"built the {flavour} image in {time.monotonic() - started:.0f} s; its disk takes {size:.0f} MiB")
+    say(f"built the image {name} in {time.monotonic() - started:.0f} s; its disk takes {size:.0f} MiB")
     return image
 
 
@@ -140,7 +143,22 @@ def _unpacked_kernel(bz_image: bytes) -> bytes:
     setup_sectors = bz_image[0x1F1]
     offset, length = struct.unpack_from("<II", bz_image, 0x248)
     start = (setup_sectors + 1) * 512 + offset
-    return lzma.LZMADecompressor().decompress(bz_image[start : start + length])
+    return _unpacked(bz_image[start : start + length - 4])  # without the size that follows, see scripts/Makefile.lib
+
+
+def _unpacked(packed: bytes) -> bytes:
+    """Decompress what Debian compresses with gzip, xz or zstd."""
+    program = next((name for magic, name in _PROGRAMS.items() if packed.startswith(magic)), None)
+    if program is None:
+        message = f"{packed[:4].hex()} does not begin anything that is compressed with gzip, xz or zstd."
+        raise VirtualHostError(message)
+    try:
+        return subprocess.run([program, "-dc"], input=packed, stdout=subprocess.PIPE, check=True).stdout
+    except FileNotFoundError as error:
+        raise not_installed(program) from error
+    except subprocess.CalledProcessError as error:
+        message = f"{program} failed (exit status {error.returncode}); what it said is above."
+        raise VirtualHostError(message) from error
 
 
 def _write_overlay(path: Path, public_key: bytes) -> None:

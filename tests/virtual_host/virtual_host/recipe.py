@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
-SUITE = "bookworm"
+# Debian 11 to 13, and what becomes the next one.
+SUITES = ("bullseye", "bookworm", "trixie", "forky")
+DEFAULT_SUITE = "trixie"
 
-_COMMON = (
-    "linux-image-amd64 systemd-sysv udev dbus openssh-server python3 iproute2 kmod procps util-linux irqbalance"
-).split()
+_COMMON = """
+    linux-image-amd64 initramfs-tools systemd-sysv systemd-container udev dbus openssh-server python3 iproute2 kmod
+    procps util-linux irqbalance
+""".split()
 
 FLAVOURS: dict[str, list[str]] = {
     "light": _COMMON,
@@ -34,11 +37,11 @@ MASKED_UNITS = """
 # `systemctl daemon-reload`) and udev in the initrd (seconds to find one disk).
 LEFT_OUT = """
     /usr/share/doc/* /usr/share/info/* /usr/share/locale/* /usr/share/man/*
-    /lib/systemd/system-generators/*
+    */lib/systemd/system-generators/*
     /usr/share/initramfs-tools/hooks/udev /usr/share/initramfs-tools/scripts/init-*/udev
-    /lib/modules/*/kernel/drivers/gpu/* /lib/modules/*/kernel/drivers/infiniband/*
-    /lib/modules/*/kernel/drivers/media/* /lib/modules/*/kernel/drivers/net/ethernet/*
-    /lib/modules/*/kernel/drivers/net/wireless/* /lib/modules/*/kernel/sound/*
+    */lib/modules/*/kernel/drivers/gpu/* */lib/modules/*/kernel/drivers/infiniband/*
+    */lib/modules/*/kernel/drivers/media/* */lib/modules/*/kernel/drivers/net/ethernet/*
+    */lib/modules/*/kernel/drivers/net/wireless/* */lib/modules/*/kernel/sound/*
 """.split()
 
 DISK_SIZE = 4 * 2**30

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Where this machine's own apt configuration gets Debian from: the image is built from the same mirror."""
+"""Where this machine's own apt configuration gets Debian from: images are built from the same mirrors."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .errors import VirtualHostError
+from .recipe import SUITES
 
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
@@ -23,20 +24,28 @@ class _Source(NamedTuple):
     signed_by: str
 
 
-def debian_sources(release: str, apt: Path = Path("/etc/apt")) -> list[str]:
-    """Give the sources.list lines of Debian `release` with its updates, as the directory `apt` configures them."""
-    suites = (release, f"{release}-updates", f"{release}-security")
-    lines = {
-        f"deb [signed-by={_KEYRING}] {source.uri} {source.suite} main": source.suite
+def debian_sources(suite: str, apt: Path = Path("/etc/apt")) -> list[str]:
+    """Give the sources.list lines of Debian `suite` with its updates, as the directory `apt` configures them.
+
+    If it configures another suite only, its mirrors serve this one, too.
+    """
+    mirrors = [
+        source
         for source in _sources(apt)
-        if source.suite in suites
-        and "main" in source.components.split()
+        if "main" in source.components.split()
         and (not source.signed_by or "debian-archive" in source.signed_by)  # nobody else's repository
-    }
-    if release not in lines.values():
-        message = f"{apt} configures no source of Debian {release} (main), which the image is built from."
+    ]
+    configured = [one for one in (suite, *SUITES) if any(source.suite == one for source in mirrors)]
+    if not configured:
+        message = f"{apt} configures no source of Debian (main), which the image is built from."
         raise VirtualHostError(message)
-    return sorted(lines)
+    kinds = ("", "-updates", "-security")
+    suites = {configured[0] + kind: suite + kind for kind in kinds}
+    return sorted(
+        f"deb [signed-by={_KEYRING}] {source.uri} {suites[source.suite]} main"
+        for source in mirrors
+        if source.suite in suites
+    )
 
 
 def _sources(apt: Path) -> Iterator[_Source]:

@@ -27,6 +27,7 @@ CONTROLLER = "cgroup.controller"
 PARTITION = "cgroup.partition"
 ALLOWED_CPUS = "systemd.AllowedCPUs"
 ALLOWED_MEMORY_NODES = "systemd.AllowedMemoryNodes"
+CPU_SET_PARTITION = "systemd.CPUSetPartition"
 TASK_CGROUP = "task.cgroup"
 TASK_AFFINITY = "task.affinity"
 

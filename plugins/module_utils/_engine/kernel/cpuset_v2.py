@@ -19,10 +19,20 @@ from ..model import Address
 from ..text.cgroup_path import parent_of
 from ..text.cpus import format_list, parse_list
 from .cgroup_v2 import PARTITION_FILE, CgroupsV2
-from .cpuset import ALLOWED_CPUS, ALLOWED_MEMORY_NODES, CONTROLLER, CPUS, MEMS, PARTITION, CgroupKind, ListKind
+from .cpuset import (
+    ALLOWED_CPUS,
+    ALLOWED_MEMORY_NODES,
+    CONTROLLER,
+    CPU_SET_PARTITION,
+    CPUS,
+    MEMS,
+    PARTITION,
+    CgroupKind,
+    ListKind,
+)
 from .kind import Kind
 from .stages import Stage, Write
-from .systemd import RuntimeDropIn
+from .systemd import PARTITION_PROPERTY, PARTITION_TYPES, RuntimeDropIn
 
 EMPTIES_NO_LIST = "the kernel empties no list of a cgroup with tasks"
 
@@ -98,19 +108,31 @@ class CpusetList(ListKind):
             return
         if self._cgroups.is_partition(name):
             self._cgroups.free_cpus(name, parse_list(value))
+        if not value and self.read(name):
+            self._widen(name)
         unit = self._cgroups.owner(name)
         if unit and (name, value) in self._set:
             self._write_behind_systemd(name, value)
         elif unit:
             self._set.add((name, value))
             self._cgroups.systemd.set_property(unit, self._prop, value)
-        else:
-            try:
-                self._cgroups.host.write(self.where(name), value)
-            except Refused as refused:
-                if value or refused.code != errno.ENOSPC:
-                    raise
+        elif value:
+            self._cgroups.host.write(self.where(name), value)
         (self._cgroups.emptied.discard if value else self._cgroups.emptied.add)((name, self._file))
+
+    def _widen(self, name: str) -> None:
+        """Empty a list, or have it hold all, as the threads may not be reset any more when the controller goes away.
+
+        systemd switches it off if no unit needs it. Since Linux 6.2, cpuset_attach() resets none of the threads if the
+        first one of all comes from a cgroup whose CPUs stay the same.
+        """
+        try:
+            self._cgroups.host.write(self.where(name), "")
+        except Refused as refused:
+            if refused.code != errno.ENOSPC:
+                raise
+            everything = self._cgroups.read(parent_of(name), f"{self._file}.effective")
+            self._cgroups.host.write(self.where(name), everything)
 
     def _write_behind_systemd(self, name: str, value: str) -> None:
         """Write a list directly, because systemd dropped it: before, too, it was set without systemd."""
@@ -168,10 +190,15 @@ class Partition(KindV2):
         return self._cgroups.read(name, PARTITION_FILE) or "member"
 
     def write(self, name: str, value: str) -> None:
-        """Set the partition type."""
-        if value != "member":
+        """Set the partition type, through systemd if that has a property for it."""
+        kind = value.split()[0]
+        if kind != "member":
             self._cgroups.free_cpus(name, self._cgroups.cpus(name))
-        self._cgroups.host.write(self.where(name), value.split()[0])
+        unit = self._cgroups.owner(name)
+        if unit and self._cgroups.systemd.has_partitions():
+            self._cgroups.systemd.set_property(unit, PARTITION_PROPERTY, kind)
+        else:
+            self._cgroups.host.write(self.where(name), kind)
 
     def writes(self, name: str, old: str, new: str) -> List[Write]:
         """Dissolved before any list changes, formed after all have. root and isolated change into each other in place.
@@ -187,7 +214,7 @@ class Partition(KindV2):
 
     def valid_value(self, value: str) -> bool:
         """A type, with or without the kernel's note."""
-        return value.split(" ")[0] in ("member", "root", "isolated") and "\n" not in value
+        return value.split(" ")[0] in PARTITION_TYPES and "\n" not in value
 
     def explain(self, name: str, wanted: str, now: Optional[str]) -> str:
         """The kernel accepts a type, and says afterwards why the partition is not valid."""
@@ -205,4 +232,5 @@ def kinds(cgroups: CgroupsV2) -> Dict[str, Kind]:
         PARTITION: Partition(cgroups),
         ALLOWED_CPUS: RuntimeDropIn(cgroups.systemd, "AllowedCPUs"),
         ALLOWED_MEMORY_NODES: RuntimeDropIn(cgroups.systemd, "AllowedMemoryNodes"),
+        CPU_SET_PARTITION: RuntimeDropIn(cgroups.systemd, PARTITION_PROPERTY),
     }

@@ -7,7 +7,8 @@
 """systemd owns the cgroups of its units: their cpusets go through `systemctl set-property --runtime`.
 
 A value written straight into a unit's cgroup is gone at the next daemon-reload.
-Source: systemd.resource-control(5) AllowedCPUs=, systemctl(1) set-property, systemd.unit(5) for the drop-in paths.
+Source: systemd.resource-control(5) AllowedCPUs= and CPUSetPartition=, systemctl(1) set-property, systemd.unit(5) for
+the drop-in paths.
 """
 
 from __future__ import annotations
@@ -23,10 +24,17 @@ from .host import Host
 from .kind import Kind
 from .notes import read_note
 from .stages import Stage, Write
-from .unit_files import PERSISTENT, RUNTIME, TRANSIENT, UnitFiles, names_with_drop_ins
+from .unit_files import PERSISTENT, RUNTIME, TRANSIENT, UnitFiles, assigned, names_with_drop_ins
 
 FINAL_DROP_IN = "zzz-vfio-isolation"
 OVERRIDDEN = " insisted"
+
+_CORRECT_IT = "Correct that file or remove it, then run systemctl daemon-reload"
+
+PARTITION_PROPERTY = "CPUSetPartition"
+PARTITION_TYPES = ("member", "root", "isolated")
+_WITH_PARTITION_PROPERTY = 261
+_LIBRARY = re.compile(r"/libsystemd-(?:core|shared)-([0-9]{1,9})[^/]*\.so$", re.MULTILINE)
 
 LONGEST_UNIT = 255  # characters of a name, see systemd.unit(5)
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(slice|scope|service|mount|socket|swap)\Z", re.ASCII)
@@ -65,6 +73,15 @@ class Systemd:
         """Whether systemd is this host's init, see sd_booted(3)."""
         return self._host.exists("/run/systemd/system")
 
+    def has_partitions(self) -> bool:
+        """Whether a partition is a property of a unit: the libraries that the system manager has loaded say it.
+
+        systemctl would take longer for the answer than all else in a run without changes, and the files that are
+        installed may be newer than what runs.
+        """
+        versions = _LIBRARY.findall(self._host.read("/proc/1/maps") or "") if self.running() else []
+        return any(int(version) >= _WITH_PARTITION_PROPERTY for version in versions)
+
     def set_property(self, unit: str, prop: str, value: str) -> None:
         """Set a resource property until the next boot."""
         assignment = f"{prop}={value.replace(',', ' ')}"
@@ -96,7 +113,7 @@ class Systemd:
         return "cpuset" in self._files.words(unit, "DisableControllers")
 
     def override(self, unit: str, prop: str, value: Optional[str]) -> None:
-        """Write a list to a drop-in that is read after all others; None removes the drop-in."""
+        """Write a value to a drop-in that is read after all others; None removes the drop-in."""
         path = f"{RUNTIME}/{unit}.d/{FINAL_DROP_IN}-{prop}.conf"
         if value is not None:
             section = unit.rpartition(".")[2].capitalize()
@@ -106,8 +123,8 @@ class Systemd:
             self._host.remove(path)
 
     def override_value(self, unit: str, prop: str) -> Optional[str]:
-        """The list of that drop-in; None if it does not exist. Raises IsolationError if it is not a list."""
-        return self._listed(f"{RUNTIME}/{unit}.d/{FINAL_DROP_IN}-{prop}.conf", prop)
+        """The value of that drop-in; None if it does not exist. Raises IsolationError if it is none."""
+        return self._said(f"{RUNTIME}/{unit}.d/{FINAL_DROP_IN}-{prop}.conf", prop)
 
     def read_anew(self, unit: str, prop: str) -> None:
         """Make systemd read a unit's files again in `reload_if_due`: until then, only what set_property said counts."""
@@ -135,14 +152,20 @@ class Systemd:
         return next((path for path in paths if self._host.exists(path)), None)
 
     def runtime_value(self, unit: str, prop: str) -> Optional[str]:
-        """The list of the runtime drop-in; None if it does not exist. Raises IsolationError if it is not a list."""
+        """What the runtime drop-in says; None if it does not exist. Raises IsolationError if that is no value."""
         path = self.drop_in(unit, prop)
-        return self._listed(path, prop) if path else None
+        return self._said(path, prop) if path else None
 
-    def _listed(self, path: str, prop: str) -> Optional[str]:
+    def _said(self, path: str, prop: str) -> Optional[str]:
+        """What a drop-in of ours says: a list, or the type of a partition. Raises IsolationError if it says neither."""
         text = self._host.read(path)
         if text is None:
             return None
+        if prop == PARTITION_PROPERTY:
+            kind = (assigned(text, prop) or [""])[-1]
+            if kind and kind not in PARTITION_TYPES:
+                raise IsolationError(f"{path}: {prop}={kind[:80]!r} is not a type of partition. {_CORRECT_IT}")
+            return kind
         listed = ""
         for name, _equals, value in (line.partition("=") for line in text.splitlines()):
             if name.strip() == prop:  # lists add up, and an empty one resets them, see systemd.resource-control(5)
@@ -151,8 +174,7 @@ class Systemd:
             return format_list(parse_list(",".join(listed.replace(",", " ").split())))
         except ValueError as error:
             raise IsolationError(
-                f"{path}: {prop}={listed.strip()[:80]!r} is not a list: {error}. Correct that file or remove it, then"
-                " run systemctl daemon-reload"
+                f"{path}: {prop}={listed.strip()[:80]!r} is not a list: {error}. {_CORRECT_IT}"
             ) from None
 
     def drop_runtime_value(self, unit: str, prop: str) -> None:
@@ -192,7 +214,7 @@ class Systemd:
 
 
 class RuntimeDropIn(Kind):
-    """`systemd.AllowedCPUs:UNIT`: the CPU list of a unit's runtime drop-in, `none` if there is no such file.
+    """`systemd.AllowedCPUs:UNIT`: the list, or the type, in a unit's runtime drop-in; `none` if there is no such file.
 
     `0-3 insisted` if a second drop-in of ours keeps those of others from winning.
     `set-property` writes the first together with the cgroup; the kind exists so that a revert removes them again.
@@ -208,7 +230,7 @@ class RuntimeDropIn(Kind):
         self._prop = prop
 
     def read(self, name: str) -> Optional[str]:
-        """The CPU list of the drop-in."""
+        """What the drop-in says."""
         overriding = self._systemd.override_value(name, self._prop)
         if overriding is not None:
             return overriding + OVERRIDDEN
@@ -220,11 +242,11 @@ class RuntimeDropIn(Kind):
         if value == "none":
             self._systemd.drop_runtime_value(name, self._prop)
             return
-        cpus = value.replace(OVERRIDDEN, "")
-        if self._systemd.runtime_value(name, self._prop) != cpus:
-            self._systemd.set_property(name, self._prop, cpus)
+        plain = value.replace(OVERRIDDEN, "")
+        if self._systemd.runtime_value(name, self._prop) != plain:
+            self._systemd.set_property(name, self._prop, plain)
         if value.endswith(OVERRIDDEN):
-            self._systemd.override(name, self._prop, cpus)
+            self._systemd.override(name, self._prop, plain)
             return
         if self._systemd.overruled(name, self._prop):
             self._systemd.read_anew(name, self._prop)
@@ -243,6 +265,8 @@ class RuntimeDropIn(Kind):
         return unit_of("/" + name) == name
 
     def valid_value(self, value: str) -> bool:
-        """A CPU list, insisted or not, or none."""
-        cpus = value[: -len(OVERRIDDEN)] if value.endswith(OVERRIDDEN) else value
-        return value == "none" or super().valid_value(cpus)
+        """A list or the type of a partition, insisted or not, or none."""
+        plain = value[: -len(OVERRIDDEN)] if value.endswith(OVERRIDDEN) else value
+        if self._prop == PARTITION_PROPERTY:
+            return plain in ("none", "", *PARTITION_TYPES)
+        return value == "none" or super().valid_value(plain)

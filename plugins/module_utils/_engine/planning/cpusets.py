@@ -16,13 +16,14 @@ from ..kernel.cpuset import (
     ALLOWED_CPUS,
     ALLOWED_MEMORY_NODES,
     CONTROLLER,
+    CPU_SET_PARTITION,
     CPUS,
     EXISTS,
     MEMS,
     PARTITION,
     flag_kind,
 )
-from ..kernel.systemd import OVERRIDDEN, place_of_slice
+from ..kernel.systemd import OVERRIDDEN, PARTITION_PROPERTY, place_of_slice
 from ..model import Address
 from ..text.cgroup_path import lineage, parent_of
 from ..text.cpus import NONE, CpuSet, format_list, parse_list
@@ -54,6 +55,16 @@ def _assign(view: View, cgroup: str, what: _List, value: str) -> None:
     unit = cgroups.owner(cgroup)
     if unit:
         view.assign(Address(drop_in, unit), value + OVERRIDDEN if systemd.overruled(unit, prop) else value)
+
+
+def make_partition(view: View, cgroup: str, kind: str) -> None:
+    """Plan the partition type of a cgroup: since systemd 261 it is a property of the unit."""
+    view.assign(Address(PARTITION, cgroup), kind)
+    cgroups, systemd = view.resources.cgroups, view.resources.systemd
+    unit = cgroups.owner(cgroup)
+    if unit and systemd.has_partitions():
+        overruled = systemd.overruled(unit, PARTITION_PROPERTY)
+        view.assign(Address(CPU_SET_PARTITION, unit), kind + OVERRIDDEN if overruled else kind)
 
 
 def need(view: View, cgroup: str) -> None:

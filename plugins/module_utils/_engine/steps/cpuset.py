@@ -14,7 +14,7 @@ from ..errors import IsolationError
 from ..kernel.cgroup import FLAGS
 from ..kernel.cpuset import CPUS, EXISTS, MEMS, PARTITION, flag_kind
 from ..model import Address
-from ..planning.cpusets import inherited, narrow, need, place_memory
+from ..planning.cpusets import inherited, make_partition, narrow, need, place_memory
 from ..planning.step_type import ArgumentSpec, StepType
 from ..planning.tasks import move_all
 from ..planning.view import View
@@ -68,7 +68,7 @@ class Cpuset(StepType):
         for option in lists:
             _check_nested(path, option, view)
         if arguments["partition"] is not None:
-            view.assign(Address(PARTITION, path), arguments["partition"])
+            make_partition(view, path, arguments["partition"])
         for flag, value in flags.items():
             view.assign(Address(flag_kind(flag), path), "1" if value else "0")
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import Any, ClassVar, Mapping
 
 from ..errors import IsolationError
-from ..kernel.cpuset import CPUS, PARTITION
+from ..kernel.cpuset import CPUS
 from ..model import Address
-from ..planning.cpusets import narrow
+from ..planning.cpusets import make_partition, narrow
 from ..planning.step_type import ArgumentSpec, StepType
 from ..planning.view import View
 from ..planning.virtual_machines import AUTO, cgroup_of_all
@@ -106,7 +106,7 @@ def _partition(view: View, cgroup: str, reservation: Reservation, host: CpuSet) 
     elif kind == "root" and own & view.resources.topology.isolated_at_boot():
         cpus = format_list(own & view.resources.topology.isolated_at_boot())
         view.warn(f"Linux spreads no threads over CPUs {cpus}, isolated at boot (isolcpus=): pin each to one CPU")
-    view.assign(Address(PARTITION, cgroup), kind)
+    make_partition(view, cgroup, kind)
     for sibling in view.children(parent_of(cgroup)):
         # A sibling that lists one of the CPUs itself would make the partition invalid.
         address = Address(CPUS, sibling)

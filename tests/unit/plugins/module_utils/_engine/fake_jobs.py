@@ -121,6 +121,7 @@ def baselines() -> st.SearchStrategy[Baseline]:
         remembers=st.booleans(),
         refuses_by_mode=st.booleans(),
         resets=st.booleans(),
+        partitions=st.booleans(),
         delegated=st.booleans(),
         machine_slice=st.booleans(),
         units=_units(),

@@ -68,7 +68,7 @@ class Cgroups(Part):
             raise os_error(errno.ENOENT)
         if word == "-cpuset" and any(self.cgroups[child].controller for child in self._cpusets.children(path)):
             raise os_error(errno.EBUSY)
-        with self._cpusets.changing():
+        with self._cpusets.changing(unnoticed=self._cpusets.unnoticed(path) if word == "-cpuset" else ()):
             self.cgroups[path].controller = word == "+cpuset"
             if word == "-cpuset":
                 for child in self._cpusets.children(path):

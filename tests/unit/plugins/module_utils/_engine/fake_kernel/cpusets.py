@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.part import (
     Difference,
@@ -121,9 +121,19 @@ class Cpusets(Part):
             return "Parent unable to distribute cpu downstream"
         return ""
 
+    def unnoticed(self, path: str) -> Sequence[int]:
+        """The threads that keep their CPUs when the controller is switched off in a cgroup.
+
+        Since Linux 6.2, cpuset_attach() compares where all threads go to with where the first one comes from.
+        """
+        inside = path.rstrip("/") + "/"
+        moved = [n for n, task in sorted(self._threads.items()) if task.cgroup.startswith(inside)]
+        first = self._css(self._threads[moved[0]].cgroup) if moved else path
+        return moved if self.remembers and self.effective(first) == self.effective(path) else ()
+
     @contextlib.contextmanager
-    def changing(self, hotplug: bool = False) -> Iterator[None]:
-        """Whatever changes in here, the threads of each cpuset whose CPUs changed are reset.
+    def changing(self, hotplug: bool = False, unnoticed: Sequence[int] = ()) -> Iterator[None]:
+        """Whatever changes in here, the threads of each cpuset whose CPUs changed are reset, but for the unnoticed.
 
         If CPUs go offline or come online, those of the root are left alone.
         """
@@ -133,6 +143,8 @@ class Cpusets(Part):
             if self._valid_partition(path):
                 self.cgroups[path].invalid = self._why_invalid(path)
         for thread, task in self._threads.items():
+            if thread in unnoticed:
+                continue
             css, effective = self._css(task.cgroup), self.effective(task.cgroup)
             if hotplug and css == "/":
                 if not task.cpus & effective:
@@ -157,7 +169,8 @@ class Cpusets(Part):
         with self.changing():
             self.cgroups[path].cpus = cpus
 
-    def _set_partition(self, path: str, kind: str) -> None:
+    def set_partition(self, path: str, kind: str) -> None:
+        """cpuset.cpus.partition."""
         if not self.has_cpuset(path) or path == "/":
             raise os_error(errno.ENOENT)
         if kind not in ("member", "root", "isolated"):
@@ -195,7 +208,7 @@ class Cpusets(Part):
         if name == "cpuset.cpus":
             self.set_cpus(cgroup, numbers(value))
         else:
-            self._set_partition(cgroup, value)
+            self.set_partition(cgroup, value)
         return True
 
     def snapshot(self) -> Dict[str, Any]:

@@ -48,7 +48,8 @@ UNIT_PATH = (
     "/run/systemd/generator.late",
 )
 BY_SET_PROPERTY = ("persistent", "runtime")
-PROPERTIES = ("AllowedCPUs", "AllowedMemoryNodes")
+LISTS = ("AllowedCPUs", "AllowedMemoryNodes")
+PARTITION = "CPUSetPartition"
 
 PARENTS = {"a.service": "/system.slice", "b.service": "/system.slice"}
 DELEGATED = "/system.slice/docker.service"
@@ -101,7 +102,9 @@ class Systemd(Part):
         self._cpusets = parts[Cpusets]
         self.running = baseline.systemd
         self._resets = baseline.resets
-        self.properties: Dict[Tuple[str, str], Cpus] = {}
+        self._properties = (*LISTS, PARTITION) if baseline.partitions else LISTS
+        # A set of numbers or, of a partition, its type; empty if nothing says it.
+        self.properties: Dict[Tuple[str, str], Any] = {}
         self.aliases: Dict[str, str] = {}
         # Of each loaded unit, the drop-ins that systemd has read, and when they were changed.
         self.known_files: Dict[str, Dict[str, int]] = {}
@@ -110,6 +113,8 @@ class Systemd(Part):
             self._cgroups.make(path)
         if self.running:
             self._files.folders.update({"/run/systemd/system", TRANSIENT})
+            library = f"libsystemd-core-{262 if baseline.partitions else 260}.so"
+            self._files.files["/proc/1/maps"] = f"7f0000000000-7f0000001000 r-xp /usr/lib/systemd/{library}"
             for unit, given in baseline.units:
                 self._say(unit, given)
             self.reload()
@@ -139,9 +144,9 @@ class Systemd(Part):
         self._files.put(places[given.source], text)
 
     @staticmethod
-    def _drop_in(unit: str, prop: str, cpus: str, resets: bool) -> str:
-        reset = [f"{prop}="] if resets else []
-        return "\n".join([f"[{_section(unit)}]", *reset, f"{prop}={cpus.replace(',', ' ')}"])
+    def _drop_in(unit: str, prop: str, value: str, resets: bool) -> str:
+        reset = [f"{prop}="] if resets and prop in LISTS else []
+        return "\n".join([f"[{_section(unit)}]", *reset, f"{prop}={value.replace(',', ' ')}"])
 
     # What it reads
 
@@ -163,8 +168,10 @@ class Systemd(Part):
         lines = [line for path in fragments[:1] + self._drop_ins(unit) for line in self._files.files[path].splitlines()]
         return [line.partition("=")[2] for line in lines if line.partition("=")[0] == key]
 
-    def _said(self, unit: str, prop: str) -> Cpus:
+    def _said(self, unit: str, prop: str) -> Any:
         """A property as the unit's files say it: what they list adds up, an empty list begins anew."""
+        if prop == PARTITION:
+            return (self._assignments(unit, prop) or [""])[-1]
         value: Cpus = frozenset()
         for words in self._assignments(unit, prop):
             value = value | numbers(words) if words else frozenset()
@@ -190,17 +197,19 @@ class Systemd(Part):
 
     def _realize(self, unit: str, prop: str) -> None:
         path = place_of(unit)
-        value = self.properties.get((unit, prop), frozenset())
+        value = self.properties.get((unit, prop))
         if path not in self._cgroups.cgroups or (not value and not self._cpusets.has_cpuset(path)):
             return
         if self._disabled(path):
             return
         self._enable(path)
-        if prop == "AllowedCPUs":
-            with contextlib.suppress(OSError):  # systemd logs it, and goes on
-                self._cpusets.set_cpus(path, value)
-        else:
-            self._cgroups.cgroups[path].mems = value
+        with contextlib.suppress(OSError):  # systemd logs it, and goes on
+            if prop == "AllowedCPUs":
+                self._cpusets.set_cpus(path, value or frozenset())
+            elif prop == "AllowedMemoryNodes":
+                self._cgroups.cgroups[path].mems = value or frozenset()
+            elif value:  # systemd leaves alone what no file says
+                self._cpusets.set_partition(path, value)
 
     def reload(self) -> None:
         """daemon-reload."""
@@ -209,14 +218,14 @@ class Systemd(Part):
         asking = {DELEGATED} if DELEGATED in cgroups else set()
         for path, unit in units.items():
             self.known_files[unit] = self._files_of(unit)
-            for prop in PROPERTIES:
+            for prop in self._properties:
                 self.properties[unit, prop] = self._said(unit, prop)
                 if self.properties[unit, prop] and not self._disabled(path):
                     asking.add(path)
         for path, unit in units.items():
             if path in asking:
                 self._enable(path)
-            for prop in PROPERTIES:
+            for prop in self._properties:
                 self._realize(unit, prop)
         for path in sorted(cgroups, key=lambda path: -len(path)):
             below = "" if path == "/" else path
@@ -230,24 +239,26 @@ class Systemd(Part):
             if part not in self._cgroups.cgroups:
                 self._cgroups.make(part)
         self.known_files.setdefault(unit, self._files_of(unit))
-        for prop in PROPERTIES:
+        for prop in self._properties:
             self.properties.setdefault((unit, prop), self._said(unit, prop))
             self._realize(unit, prop)
 
     def _stop(self, unit: str) -> None:
         self._cgroups.remove(place_of(unit))
         self.known_files.pop(unit, None)
-        for prop in PROPERTIES:
+        for prop in self._properties:
             self.properties.pop((unit, prop), None)
 
     def _set_property(self, unit: str, assignment: str) -> None:
         prop, _sign, value = assignment.partition("=")
-        text = self._drop_in(unit, prop, text_of(numbers(value)), self._resets)
+        text = self._drop_in(unit, prop, text_of(numbers(value)) if prop in LISTS else value, self._resets)
         self._files.put(_runtime_file(unit, prop), text)
         ours = _runtime_file(unit, prop)
         self.known_files[unit] = {**self.known_files.get(unit, {}), ours: self._files.written[ours]}
-        self.properties[unit, prop] = numbers(value)
-        self._realize(unit, prop)
+        self.properties[unit, prop] = numbers(value) if prop in LISTS else value
+        for one in self._properties:  # it writes all that is set, not only what has changed
+            if one == prop or self.properties.get((unit, one)):
+                self._realize(unit, one)
 
     # systemctl
 
@@ -273,6 +284,8 @@ class Systemd(Part):
         elif words[0] == "stop":
             self._stop(words[1])
         elif words[:2] == ["set-property", "--runtime"]:
+            if words[3].partition("=")[0] not in self._properties:
+                return 1, "", f"Unknown assignment: {words[3]}\n"
             self._set_property(words[2], words[3])
         else:
             return 1, "", f"Unknown command verb {words[0]}.\n"
@@ -281,11 +294,13 @@ class Systemd(Part):
     # What a test sees; the drop-ins themselves are among the files
 
     def snapshot(self) -> Dict[str, Any]:
-        return {f"property {unit} {prop}": text_of(v) for (unit, prop), v in self.properties.items() if v}
+        said = {name: v if isinstance(v, str) else text_of(v) for name, v in self.properties.items() if v}
+        return {f"property {unit} {prop}": text for (unit, prop), text in said.items()}
 
     @staticmethod
     def address(seen: Difference) -> Optional[str]:
         directory, _slash, name = seen.line.rpartition("/")
         place, _slash, unit = directory.rpartition("/")
-        own = place in (RUNTIME, TRANSIENT) and name == "50-AllowedCPUs.conf"
-        return f"systemd.AllowedCPUs:{unit[:-2]}" if own else None
+        prop = name[len("50-") : -len(".conf")]
+        own = place in (RUNTIME, TRANSIENT) and prop in (*LISTS, PARTITION)
+        return f"systemd.{prop}:{unit[:-2]}" if own else None

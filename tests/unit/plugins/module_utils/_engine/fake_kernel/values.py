@@ -73,6 +73,7 @@ class Baseline(NamedTuple):
     remembers: bool = False  # since Linux 6.2: what a user thread asked for
     refuses_by_mode: bool = False  # newer kernels: a managed interrupt's file is read-only
     resets: bool = True  # since systemd 254: the drop-in of set-property resets what others list
+    partitions: bool = False  # since systemd 261: the partition type is a property of a unit
     delegated: bool = False  # a scope with Delegate=yes runs, so systemd has the controller on
     machine_slice: bool = False
     units: Tuple[Tuple[str, Given], ...] = ()

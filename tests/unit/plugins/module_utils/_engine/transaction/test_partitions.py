@@ -21,6 +21,7 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
     step,
 )
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.cpusets import Cpusets
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.files import Files
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import (
     FakeKernel,
     booted,
@@ -217,4 +218,51 @@ def test_what_set_property_said_and_another_file_overruled_is_overruled_again_af
             engine(kernel).revert()
         kernel.watch = None
         engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
+def _drop_ins(kernel: FakeKernel) -> List[str]:
+    """What the drop-ins of ours for a partition type say, in the order in which systemd reads them."""
+    return [text for path, text in sorted(kernel.snapshot().items()) if path.endswith("-CPUSetPartition.conf")]
+
+
+@pytest.mark.parametrize("has_property", [False, True])
+def test_a_partition_is_the_unit_s_property_if_systemd_has_one(has_property: bool) -> None:
+    with booted(Baseline(partitions=has_property, remembers=True, tasks=())) as kernel:
+        before = kernel.snapshot()
+        assert engine(kernel).apply("vm", reserve("4-7"), check=True).changed
+        assert kernel.snapshot() == before
+        engine(kernel).apply("vm", reserve("4-7"))
+        said = ["[Slice]\nCPUSetPartition=isolated"] if has_property else []
+        assert partition(kernel) == "isolated" and _drop_ins(kernel) == said
+        assert not engine(kernel).apply("vm", reserve("4-7")).changed and engine(kernel).inspect()[1].changes == []
+        kernel.write(f"{CGROUP}/machine.slice/cpuset.cpus.partition", "member")
+        kernel.part(Systemd).reload()
+        assert partition(kernel) == ("isolated" if has_property else "member")
+        engine(kernel).revert()
+        assert partition(kernel) in (None, "member") and kernel.snapshot() == before
+
+
+def test_a_partition_that_another_file_overrules_is_insisted_on_and_given_back() -> None:
+    with booted(Baseline(partitions=True, remembers=True, machine_slice=True, tasks=())) as kernel:
+        theirs = "/etc/systemd/system/machine.slice.d/60-theirs.conf"
+        kernel.part(Files).put(theirs, "[Slice]\nCPUSetPartition=member")
+        kernel.part(Systemd).reload()
+        before = kernel.snapshot()
+        engine(kernel).apply("vm", reserve("4-7"))
+        kernel.part(Systemd).reload()
+        assert partition(kernel) == "isolated"
+        assert not engine(kernel).apply("vm", reserve("4-7")).changed
+        engine(kernel).revert()
+        kernel.part(Systemd).reload()
+        assert kernel.snapshot() == before
+
+
+def test_what_a_file_says_of_a_partition_that_is_none_is_named() -> None:
+    with booted(Baseline(partitions=True, remembers=True, machine_slice=True, tasks=())) as kernel:
+        path = "/run/systemd/system.control/machine.slice.d/50-CPUSetPartition.conf"
+        kernel.part(Files).put(path, "[Slice]\nCPUSetPartition=both")
+        before = kernel.snapshot()
+        with pytest.raises(IsolationError, match=f"{path}: CPUSetPartition='both' is not a type of partition. Correct"):
+            engine(kernel).apply("vm", reserve("4-7"))
         assert kernel.snapshot() == before
