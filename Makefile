@@ -27,7 +27,7 @@ PYTHON ?= /usr/bin/python3
 # Pythons of managed hosts that the unit tests also run with, if they are installed.
 UNIT_PYTHONS ?= 3.8
 # The Debian of the virtual hosts with cgroup v2; systemd boots v1 well up to Debian 12.
-SUITE ?= bookworm
+SUITE ?= trixie
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c

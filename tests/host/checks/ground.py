@@ -35,6 +35,7 @@ TRANSIENT = (
     r"^cgroup .*/user@\d+\.service/",
     r"^cgroup .*/system\.slice/(libvirtd|virtlogd)\.service/",  # start when they are needed, and end when they are not
     r"^thread \S+ irq/",  # follows its interrupt when that fires
+    r"^thread \S+ rcu_exp_",  # RCU binds it anew when a CPU goes or comes
 )
 
 # The kernel binds these threads itself (workers and rescuers of workqueues, sugov, per-CPU threads): a cpuset may reset
@@ -182,6 +183,20 @@ def refused(call: Callable[[], Any]) -> str:
     except IsolationError as error:
         return str(error)
     raise AssertionError("this should have been refused")
+
+
+def kernel_is_at_least(*version: int) -> bool:
+    """Whether Linux is this version or a newer one."""
+    return tuple(int(number) for number in os.uname().release.split("-")[0].split(".")[:2]) >= version
+
+
+def bind_newcomers(strategy: str) -> None:
+    """Repeat the job until it has bound the kernel threads that began meanwhile (psimon comes with services)."""
+    for _attempt in range(5):
+        if not engine().inspect()[1].newcomers:
+            return
+        isolate(strategy=strategy)
+    raise AssertionError("new kernel threads began all the time")
 
 
 def killed_after(writes: int, call: Callable[[Callable[[str], None]], Any]) -> bool:

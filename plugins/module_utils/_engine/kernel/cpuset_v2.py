@@ -33,6 +33,7 @@ from .cpuset import (
 from .kind import Kind
 from .stages import Stage, Write
 from .systemd import PARTITION_PROPERTY, PARTITION_TYPES, RuntimeDropIn
+from .topology import CPU
 
 EMPTIES_NO_LIST = "the kernel empties no list of a cgroup with tasks"
 
@@ -186,8 +187,17 @@ class Partition(KindV2):
     affected_by_family = True
 
     def read(self, name: str) -> Optional[str]:
-        """The partition's state, with the kernel's reason if it is invalid."""
-        return self._cgroups.read(name, PARTITION_FILE) or "member"
+        """The partition's state, with the kernel's reason if it is invalid.
+
+        Since Linux 7.0 the kernel calls a partition valid that lacks CPUs which others have: that is no partition here.
+        """
+        state = self._cgroups.read(name, PARTITION_FILE) or "member"
+        granted = self._cgroups.read(name, "cpuset.cpus.exclusive.effective")
+        if state not in ("root", "isolated") or not granted:
+            return state
+        online = parse_list(self._cgroups.host.read(f"{CPU}/online") or "")
+        missing = (self._cgroups.cpus(name) & online) - parse_list(granted)
+        return f"{state} invalid (CPUs {format_list(missing)} are exclusive to others)" if missing else state
 
     def write(self, name: str, value: str) -> None:
         """Set the partition type, through systemd if that has a property for it."""
