@@ -13,6 +13,8 @@
 # make test       all tests: make lint, make unit, make host
 # make soak       10,000 random lives of hosts on the model, or LIVES=N of them; SEED=N repeats those of a seed
 # make soak-host  200 random operations, with kills, on a virtual host; SEED=N repeats them
+# make matrix     the main job on each Debian from 11 to the next one, for docs/tested.md; SUITES=trixie for one of them
+# make controllers  the main job with the oldest ansible-core, and with the newest that a Python of this machine runs
 # make bench      the figures
 # make clean      removes what was made in this directory
 
@@ -28,12 +30,26 @@ PYTHON ?= /usr/bin/python3
 UNIT_PYTHONS ?= 3.8
 # The Debian of the virtual hosts with cgroup v2; systemd boots v1 well up to Debian 12.
 SUITE ?= trixie
+# For isolate, audit and revert: another ansible-core than that of tests/requirements.txt, and a Python that it runs on.
+ANSIBLE_CORE ?=
+CORE_PYTHON ?= $(PYTHON)
+OLDEST_CORE = $(shell sed -n 's/^requires_ansible: ">=\(.*\)"$$/\1/p' meta/runtime.yml)
+NEWEST_PYTHON ?= $(firstword $(foreach minor,15 14 13 12 11,$(shell \
+    python3.$(minor) -c 'import sys; print(sys.executable)' 2>/dev/null)))
+# Those of make matrix; all of them if empty.
+SUITES ?=
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Ansible insists on UTF-8, and a fresh machine has no locale set.
 export LC_ALL := C.UTF-8
+
+ifneq ($(ANSIBLE_CORE),)
+controller = .cache/controllers/$(ANSIBLE_CORE)
+export PATH := $(CURDIR)/$(controller)/bin:$(PATH)
+tools: $(controller)/complete
+endif
 
 say = @printf '\n== %s\n'
 packages = @tests/setup/debian_packages.sh
@@ -42,7 +58,7 @@ start = $(virtual_host) start --suite $(SUITE)
 plugins = ansible_collections.vfio.isolation.plugins
 lives = tests/unit/plugins/module_utils/_engine/transaction/test_lives.py
 
-.PHONY: isolate audit revert stop test lint unit host soak soak-host bench clean tools qemu virtual-host
+.PHONY: isolate audit revert stop test lint unit host soak soak-host matrix controllers bench clean tools qemu virtual-host
 
 ifdef INVENTORY
 inventory = $(INVENTORY)
@@ -97,21 +113,24 @@ unit: tools
 	$(say) 'Unit tests with the Python of the controller'
 	pytest --numprocesses 2 tests/unit
 
-# Fresh hosts, which go away whatever happens: two with cgroup v2, one with v1, one with libvirt, and one with isolcpus=.
+# Fresh hosts, which go away whatever happens: two with cgroup v2, one with v1, one with libvirt, one with
+# isolcpus=, and one without systemd.
 # An emulated host keeps one CPU of this machine busy, so two of them are tested at a time.
 host: tools qemu .cache/bench/complete
 	$(packages) gcc libc6-dev
-	$(say) 'Tests on five virtual hosts: Molecule scenarios, then pytest'
-	trap 'for name in test test-b test-v1 test-libvirt test-isolcpus; do $(virtual_host) stop --name $$name; done' EXIT; \
+	$(say) 'Tests on six virtual hosts: Molecule scenarios, then pytest'
+	trap 'for name in test test-b test-v1 test-libvirt test-isolcpus test-openrc; do $(virtual_host) stop --name $$name; done' EXIT; \
 	both() { for job; do $$job & pids+=($$!); done; for pid in "$${pids[@]}"; do wait $$pid; done; pids=(); }; \
 	both '$(start) --name test' '$(start) --name test-libvirt --flavour libvirt'; \
 	$(start) --name test-isolcpus --cmdline 'isolcpus=4-7 nohz_full=4-7 rcu_nocbs=4-7' & pids=($$!); \
+	both '$(start) --name test-openrc --flavour openrc'; \
 	both '$(start) --name test-b' \
 	    '$(virtual_host) start --suite bookworm --name test-v1 --cmdline systemd.unified_cgroup_hierarchy=0'; \
 	first="$$($(virtual_host) inventory --name test)"; \
 	second="$$($(virtual_host) inventory --name test-b)"; \
 	export VFIO_V1_INVENTORY="$$($(virtual_host) inventory --name test-v1)"; \
 	export VFIO_LIBVIRT_INVENTORY="$$($(virtual_host) inventory --name test-libvirt)"; \
+	export VFIO_OPENRC_INVENTORY="$$($(virtual_host) inventory --name test-openrc)"; \
 	export VFIO_ISOLCPUS_INVENTORY="$$($(virtual_host) inventory --name test-isolcpus)"; \
 	export MOLECULE_COMMAND_BORDERS=false; \
 	both "env VFIO_INVENTORY=$$first molecule test --scenario-name partition" \
@@ -138,6 +157,23 @@ soak-host: tools qemu
 	export VFIO_INVENTORY="$$($(virtual_host) inventory --name soak)"; \
 	SOAK=200 pytest -s tests/host/test_checks.py -k soak
 
+matrix: tools qemu
+	$(packages) gcc libc6-dev
+	$(say) 'The main job on each Debian, one virtual host after the other'
+	python tests/matrix/matrix.py $(SUITES)
+
+controllers: tools virtual-host
+	$(say) 'The main job with the oldest and the newest ansible-core'
+	newest=$$($(NEWEST_PYTHON) -m pip index versions ansible-core | sed -n '1s/.*(\(.*\))/\1/p'); \
+	for core in "$(OLDEST_CORE) $(PYTHON)" "$$newest $(NEWEST_PYTHON)"; do \
+	    set -- $$core; \
+	    for what in isolate audit isolate revert; do \
+	        $(MAKE) --no-print-directory $$what ANSIBLE_CORE=$$1 CORE_PYTHON=$$2 2>&1 | tee .cache/controller.log; \
+	        if grep -q 'DEPRECATION WARNING' .cache/controller.log; then exit 1; fi; \
+	    done; \
+	    printf '\nansible-core %s on %s: isolated, audited, isolated again, reverted\n' $$1 "$$($$2 -V)"; \
+	done
+
 bench: tools qemu .cache/bench/complete
 	$(packages) gcc libc6-dev
 	$(say) 'Measuring on two virtual hosts, one after the other'
@@ -159,6 +195,12 @@ tools: .venv/complete .cache/collections/ansible_collections/vfio/isolation
 	$(say) 'Installing the pinned tools into .venv (a minute)'
 	$(PYTHON) -m venv --clear .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+.cache/controllers/$(ANSIBLE_CORE)/complete:
+	$(say) 'Installing ansible-core $(ANSIBLE_CORE) with $(CORE_PYTHON)'
+	$(CORE_PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check ansible-core==$(ANSIBLE_CORE)
 	touch $@
 
 .cache/collections/ansible_collections/vfio/isolation:

@@ -24,6 +24,7 @@ SINGLE_HOSTS = {
     "v1_host": "v1|test_parity",
     "libvirt_host": "libvirt|machines|proxmox",
     "isolcpus_host": "boot_options",
+    "openrc_host": "no_systemd",
 }
 
 
@@ -139,6 +140,12 @@ def v1_host() -> VirtualHost:
 def libvirt_host() -> VirtualHost:
     """The virtual host with libvirt, with the same."""
     return _prepared("VFIO_LIBVIRT_INVENTORY")
+
+
+@pytest.fixture(scope="session")
+def openrc_host() -> VirtualHost:
+    """The virtual host with OpenRC instead of systemd, with the same."""
+    return _prepared("VFIO_OPENRC_INVENTORY")
 
 
 @pytest.fixture(scope="session")

@@ -94,6 +94,8 @@ def snapshot() -> dict[str, str]:
             for name in files:
                 if "AllowedCPUs" in name or "AllowedMemory" in name or "vfio" in name or root.startswith("/etc"):
                     state[f"file {directory}/{name}"] = read(f"{directory}/{name}")
+    if not os.path.isdir("/run/systemd/system"):
+        return {**state, **_threads()}
     units = sorted(
         {"machine.slice", *(name for name in os.listdir(CGROUP) if "." in name and os.path.isdir(f"{CGROUP}/{name}"))}
     )
@@ -102,6 +104,12 @@ def snapshot() -> dict[str, str]:
     for block in shown.split("\n\n"):
         values = dict(line.split("=", 1) for line in block.splitlines())
         state[f"unit {values.pop('Id')}"] = str(sorted(values.items()))
+    return {**state, **_threads()}
+
+
+def _threads() -> dict[str, str]:
+    """Where each thread may run, and on cgroup v1 its cpuset."""
+    state: dict[str, str] = {}
     for directory in glob.glob("/proc/[0-9]*/task/[0-9]*"):
         status, stat = read(f"{directory}/status"), read(f"{directory}/stat")
         allowed = re.search(r"^Cpus_allowed_list:\s*(.*)$", status, re.M)
@@ -188,6 +196,21 @@ def refused(call: Callable[[], Any]) -> str:
 def kernel_is_at_least(*version: int) -> bool:
     """Whether Linux is this version or a newer one."""
     return tuple(int(number) for number in os.uname().release.split("-")[0].split(".")[:2]) >= version
+
+
+class NotThere(Exception):
+    """This host does not have what a check is about; the message says why."""
+
+
+def needs_partitions() -> None:
+    """Raise NotThere on a host without isolated partitions."""
+    if not kernel_is_at_least(6, 1):
+        raise NotThere(f"Linux {os.uname().release} has no isolated cpuset partitions, which came with 6.1")
+
+
+def strategies() -> tuple[str, ...]:
+    """The strategies that this host has with cgroup v2."""
+    return ("partition", "slices") if kernel_is_at_least(6, 1) else ("slices",)
 
 
 def bind_newcomers(strategy: str) -> None:
@@ -328,7 +351,7 @@ def end_processes() -> None:
 
 def start_clean() -> None:
     """irqbalance moves interrupts by itself: it only runs in the check that is about it."""
-    sh("systemctl stop irqbalance")
+    sh("systemctl stop irqbalance" if os.path.isdir("/run/systemd/system") else "service irqbalance stop 2> /dev/null")
     assert not os.path.exists(JOURNAL), "an earlier check left its journal"
 
 

@@ -15,6 +15,7 @@ from .ground import (
     CGROUP,
     HOST,
     VM,
+    NotThere,
     assert_isolated,
     at_end,
     bind_newcomers,
@@ -24,6 +25,7 @@ from .ground import (
     job,
     kernel_is_at_least,
     managed,
+    needs_partitions,
     read,
     refused,
     revert,
@@ -31,6 +33,7 @@ from .ground import (
     sh,
     snapshot,
     step,
+    strategies,
     unchanged,
     write,
 )
@@ -50,6 +53,7 @@ def _lasts(strategy: str) -> None:
 
 def check_partition() -> None:
     """The partition keeps every cgroup, pid 1, kthreadd and movable interrupt off the CPUs, and lasts."""
+    needs_partitions()
     outcome = isolate()
     assert outcome.notes["strategy"] == "partition", outcome.notes
     assert read(f"{CGROUP}/machine.slice/cpuset.cpus.partition") == "isolated"
@@ -74,7 +78,7 @@ def check_slices() -> None:
 
 def check_second_run_writes_nothing() -> None:
     """The second run writes nothing at all: not to the kernel, not to systemd, not to the journal."""
-    for strategy in ("partition", "slices"):
+    for strategy in strategies():
         isolate(strategy=strategy)
         bind_newcomers(strategy)
         written = []
@@ -87,7 +91,7 @@ def check_second_run_writes_nothing() -> None:
 
 def check_announces_exactly() -> None:
     """Check mode writes nothing, and announces exactly the addresses that the real run then changes."""
-    for strategy in ("partition", "slices"):
+    for strategy in strategies():
         before = snapshot()
         written = []
         late = float(read("/proc/uptime").split()[0])
@@ -114,7 +118,7 @@ def _comes_or_goes(change: Change, uptime: float) -> bool:
 
 
 def _round_trip(what: str) -> None:
-    for strategy in ("partition", "slices"):
+    for strategy in strategies():
         before = snapshot()
         isolate(strategy=strategy)
         assert_isolated(strategy=strategy)
@@ -162,7 +166,7 @@ def check_revert_persistent_allowed_cpus() -> None:
     os.makedirs("/etc/systemd/system/system.slice.d", exist_ok=True)
     write("/etc/systemd/system/system.slice.d/mine.conf", "[Slice]\nAllowedCPUs=0-6\n")
     sh("systemctl daemon-reload")
-    for strategy in ("partition", "slices"):
+    for strategy in strategies():
         before = snapshot()
         isolate(strategy=strategy)
         sh("systemctl daemon-reload")
@@ -177,6 +181,7 @@ def check_invalid_partition_recovers() -> None:
 
     Since Linux 7.0 a list that others have leaves a partition alone.
     """
+    needs_partitions()
     isolate()
     at_end(_allowed_cpus_undone)
     sh("systemctl set-property --runtime user.slice AllowedCPUs=3-5")
@@ -190,11 +195,10 @@ def check_invalid_partition_recovers() -> None:
 
 def check_cpu_that_is_exclusive_to_others() -> None:
     """A partition without all of its CPUs is none: since Linux 7.0 the kernel calls one valid that has the rest."""
+    if not kernel_is_at_least(6, 7):
+        raise NotThere(f"Linux {os.uname().release} has no cpuset.cpus.exclusive, which came with 6.7")
     sh("systemctl start own.slice && systemctl set-property --runtime own.slice AllowedCPUs=0-3")
     at_end(lambda: sh("systemctl stop own.slice && systemctl revert own.slice"))
-    if not os.path.exists(f"{CGROUP}/own.slice/cpuset.cpus.exclusive"):
-        print("nothing to see: Linux has cpuset.cpus.exclusive since 6.7")
-        return
     write(f"{CGROUP}/own.slice/cpuset.cpus", "0-5")
     write(f"{CGROUP}/own.slice/cpuset.cpus.exclusive", "5")
     before = snapshot()
@@ -205,6 +209,7 @@ def check_cpu_that_is_exclusive_to_others() -> None:
 
 def check_rolls_back_invalid_partition() -> None:
     """A partition that the kernel declares invalid fails with the kernel's reason, and all is as before."""
+    needs_partitions()
     sh("systemctl start above.slice")
     at_end(lambda: sh("systemctl stop above.slice"))
     before = snapshot()

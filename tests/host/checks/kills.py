@@ -13,6 +13,7 @@ from .ground import (
     engine,
     job,
     killed_after,
+    needs_partitions,
     process,
     refused,
     revert,
@@ -46,6 +47,7 @@ def _killed_at_every_write(strategy: str, every: int) -> None:
 
 def check_killed_at_every_write() -> None:
     """SIGKILL after each single write of the full job: revert gives the baseline back, a second run completes."""
+    needs_partitions()
     _killed_at_every_write("partition", 1)
 
 

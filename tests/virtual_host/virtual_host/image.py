@@ -109,6 +109,9 @@ def _build(name: str, suite: str, packages: list[str], work: Path) -> Image:
             '--aptopt=Acquire::Check-Valid-Until "false"',  # a mirror may be behind
             *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.LEFT_OUT),
             f"--essential-hook=tar-in '{work}/overlay.tar' /",
+            # A test installs this package once more.
+            '--customize-hook=mkdir "$1/var/cache/vfio-host" && cd "$1/var/cache/vfio-host" '
+            '&& APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get -q download systemd',
             f"--customize-hook=download /vmlinuz '{work}/vmlinuz'",
             f"--customize-hook=download /initrd.img '{work}/initrd'",
             suite,
@@ -165,9 +168,9 @@ def _write_overlay(path: Path, public_key: bytes) -> None:
     """Pack the files of guest/, the links of the units and the ssh key, all as root's."""
     with tarfile.open(path, "w") as tar:
 
-        def add(name: str, content: bytes) -> None:
+        def add(name: str, content: bytes, mode: int = 0o644) -> None:
             member = tarfile.TarInfo(name)
-            member.size = len(content)
+            member.size, member.mode = len(content), mode
             tar.addfile(member, io.BytesIO(content))
 
         def link(name: str, target: str) -> None:
@@ -176,9 +179,11 @@ def _write_overlay(path: Path, public_key: bytes) -> None:
             tar.addfile(member)
 
         for file in sorted(path for path in _GUEST.rglob("*") if path.is_file()):
-            add(str(file.relative_to(_GUEST)), file.read_bytes())
+            add(str(file.relative_to(_GUEST)), file.read_bytes(), 0o755 if os.access(file, os.X_OK) else 0o644)
         for unit in recipe.MASKED_UNITS:
             link(f"etc/systemd/system/{unit}", "/dev/null")
         for unit in recipe.ENABLED_UNITS:
             link(f"etc/systemd/system/multi-user.target.wants/{unit}", f"../{unit}")
+        for script in recipe.ENABLED_SCRIPTS:
+            link(f"etc/runlevels/default/{script}", f"/etc/init.d/{script}")
         add("root/.ssh/authorized_keys", public_key)

@@ -11,26 +11,31 @@ SUITES = ("bullseye", "bookworm", "trixie", "forky")
 DEFAULT_SUITE = "trixie"
 
 _COMMON = """
-    linux-image-amd64 initramfs-tools systemd-sysv systemd-container udev dbus openssh-server python3 iproute2 kmod
-    procps util-linux irqbalance
+    linux-image-amd64 initramfs-tools systemd udev openssh-server python3 iproute2 kmod procps util-linux irqbalance
 """.split()
+_WITH_SYSTEMD = [*_COMMON, "systemd-sysv", "systemd-container", "dbus"]
 
 FLAVOURS: dict[str, list[str]] = {
-    "light": _COMMON,
-    "libvirt": [*_COMMON, "libvirt-daemon-system", "libvirt-clients", "qemu-system-x86"],
+    "light": _WITH_SYSTEMD,
+    "libvirt": [*_WITH_SYSTEMD, "libvirt-daemon-system", "libvirt-clients", "qemu-system-x86"],
+    # systemctl is there, but systemd is not process 1.
+    "openrc": [*_COMMON, "sysvinit-core", "openrc", "orphan-sysvinit-scripts"],
 }
 
 ENABLED_UNITS = ["static-network.service"]
+# The same for OpenRC: the scripts of its runlevel `default`.
+ENABLED_SCRIPTS = ["static-network"]
 
 # Each of them costs time at boot, or wakes up in the middle of a test; nothing here uses them.
 MASKED_UNITS = """
-    apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer
-    getty@tty1.service serial-getty@ttyS0.service getty-static.service libvirt-guests.service logrotate.timer
-    modprobe@drm.service proc-sys-fs-binfmt_misc.automount sys-fs-fuse-connections.mount sys-kernel-config.mount
-    systemd-ask-password-console.path systemd-ask-password-wall.path systemd-binfmt.service systemd-fsckd.socket
-    systemd-initctl.socket systemd-journal-flush.service systemd-pstore.service systemd-random-seed.service
-    systemd-repart.service systemd-sysusers.service systemd-tmpfiles-clean.timer
-    systemd-update-utmp.service systemd-update-utmp-runlevel.service
+    apt-daily-upgrade.timer apt-daily.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer
+    getty-static.service getty@tty1.service ldconfig.service libvirt-guests.service logrotate.timer
+    modprobe@drm.service proc-sys-fs-binfmt_misc.automount serial-getty@ttyS0.service sys-fs-fuse-connections.mount
+    sys-kernel-config.mount systemd-ask-password-console.path systemd-ask-password-wall.path systemd-binfmt.service
+    systemd-fsckd.socket systemd-hwdb-update.service systemd-initctl.socket systemd-journal-catalog-update.service
+    systemd-journal-flush.service systemd-pstore.service systemd-random-seed.service systemd-repart.service
+    systemd-sysusers.service systemd-tmpfiles-clean.timer systemd-update-done.service
+    systemd-update-utmp-runlevel.service systemd-update-utmp.service
 """.split()
 
 # Documentation, drivers of absent hardware, and two costs of time under emulation: systemd's generators (half of each

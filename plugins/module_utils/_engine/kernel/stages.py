@@ -19,6 +19,7 @@ class Stage(IntEnum):
     DEPENDENT = 1  # what may only be set after that
 
     # Cgroups
+    BIND_KTHREADD = 5  # before what makes systemd or the kernel create threads, which inherit it since Linux 6.2
     DISSOLVE_PARTITION = 10  # before any list changes
     GIVE_UP_EXCLUSIVE = 11  # v1: exclusive means without overlap, so it goes before lists change, leaves first
     CREATE_CGROUP = 12  # parents first

@@ -22,6 +22,7 @@ from .stages import Stage, Write
 from .topology import SysfsTopology
 
 PF_KTHREAD = 0x00200000
+KTHREADD = 2  # the parent of all other kernel threads
 # The thread's affinity is fixed by the kernel: per-CPU kernel threads, kworkers.
 PF_NO_SETAFFINITY = 0x04000000
 SCHED_DEADLINE = 6
@@ -180,8 +181,12 @@ class Affinity(TaskKind):
         self._host.set_affinity(self.id_of(name).number, parse_list(value))
 
     def writes(self, name: str, old: str, new: str) -> List[Write]:
-        """After all that makes the kernel reset it: cpusets, moves, disabling the controller."""
-        return [Write(Stage.BIND_THREAD, new)]
+        """After all that makes the kernel reset it: cpusets, moves, disabling the controller; of kthreadd before, too.
+
+        Before, the kernel refuses an affinity of which nothing is effective yet.
+        """
+        early = self.id_of(name).number == KTHREADD and parse_list(old) & parse_list(new)
+        return [*([Write(Stage.BIND_KTHREADD, new)] if early else []), Write(Stage.BIND_THREAD, new)]
 
     def where(self, name: str) -> str:
         """What to name in a message."""

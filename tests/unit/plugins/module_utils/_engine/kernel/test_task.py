@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import List
 
 import pytest
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.stages import Stage
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.task import (
     PF_NO_SETAFFINITY,
     Affinity,
@@ -35,6 +37,23 @@ def test_a_thread_with_the_number_of_another_is_not_that_one(tmp_path: Path) -> 
     assert affinity.read("12:777") == "1-2"
     assert affinity.read("12:776") is None
     assert affinity.read("13:777") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "stages"),
+    [
+        ("2:1", "0-7", "0-3", [Stage.BIND_KTHREADD, Stage.BIND_THREAD]),
+        ("2:1", "0-3", "0-7", [Stage.BIND_KTHREADD, Stage.BIND_THREAD]),
+        ("2:1", "0-3", "4-7", [Stage.BIND_THREAD]),  # nothing of it may be effective yet
+        ("12:777", "0-7", "0-3", [Stage.BIND_THREAD]),
+    ],
+)
+def test_kthreadd_is_bound_before_anything_creates_threads(
+    tmp_path: Path, name: str, old: str, new: str, stages: List[Stage]
+) -> None:
+    host = FakeHost(str(tmp_path), {})
+    written = Affinity(host, SysfsTopology(host)).writes(name, old, new)
+    assert [(write.stage, write.value) for write in written] == [(stage, new) for stage in stages]
 
 
 def test_a_name_may_hold_anything(tmp_path: Path) -> None:
