@@ -34,6 +34,8 @@ TRANSIENT = (
     r"^cgroup .*/user-runtime-dir@\d+\.service/",
     r"^cgroup .*/user@\d+\.service/",
     r"^cgroup .*/system\.slice/(libvirtd|virtlogd)\.service/",  # start when they are needed, and end when they are not
+    # systemd makes and removes those of units that do not run.
+    r"^cgroup .*\.(service|socket|mount|swap)/cgroup\.subtree_control$",
     r"^thread \S+ irq/",  # follows its interrupt when that fires
     r"^thread \S+ rcu_exp_",  # RCU binds it anew when a CPU goes or comes
 )

@@ -138,8 +138,8 @@ def check_revert_governors() -> None:
     policies = sorted(glob.glob("/sys/devices/system/cpu/cpufreq/policy*"))
     before = {policy: read(f"{policy}/scaling_governor") for policy in policies}
     at_end(lambda: [write(f"{policy}/scaling_governor", governor) for policy, governor in before.items()])
-    for policy, governor in zip(policies, ("powersave", "conservative", "ondemand", "userspace"), strict=True):
-        write(f"{policy}/scaling_governor", governor)
+    for number, governor in enumerate(("powersave", "conservative", "ondemand", "userspace")):
+        write(f"{policies[number]}/scaling_governor", governor)
     _round_trip("a governor for each policy")
 
 

@@ -34,8 +34,8 @@ PACKAGE = "/var/cache/vfio-host/systemd_*.deb"
 
 
 def _of_another_property() -> None:
-    sh("systemctl set-property --runtime user.slice CPUWeight=50")
-    sh("systemctl set-property --runtime machine.slice CPUWeight=50")
+    sh("systemctl set-property --runtime user.slice MemoryLow=1M")
+    sh("systemctl set-property --runtime machine.slice MemoryLow=1M")
 
 
 def _reinstall() -> None:
@@ -53,8 +53,8 @@ EVENTS: dict[str, Callable[[], object]] = {
 }
 
 
-def _forget_weights() -> None:
-    sh("rm -f /run/systemd/system.control/*.slice.d/50-CPUWeight.conf; systemctl daemon-reload")
+def _forget_properties() -> None:
+    sh("rm -f /run/systemd/system.control/*.slice.d/50-MemoryLow.conf; systemctl daemon-reload")
 
 
 def _lives_on(strategy: str) -> None:
@@ -62,7 +62,7 @@ def _lives_on(strategy: str) -> None:
     before, kernel = snapshot(), kernel_threads(*BOUND)
     outcome = isolate(strategy=strategy)
     assert outcome.notes["strategy"] == strategy, outcome.notes
-    at_end(_forget_weights)
+    at_end(_forget_properties)
     for name, event in EVENTS.items():
         event()
         try:
@@ -77,7 +77,7 @@ def _lives_on(strategy: str) -> None:
     bind_newcomers(strategy)
     assert not isolate(strategy=strategy).changed
     revert()
-    _forget_weights()
+    _forget_properties()
     unchanged(before)
     assert [affinity(pid) for pid in services] == ["5", "3,5", "1-2"]
     assert kernel_threads(*BOUND) == kernel

@@ -21,6 +21,7 @@ from .topology import NODE
 
 DROP = "/proc/sys/vm/drop_caches"
 COMPACT_ALL = "/proc/sys/vm/compact_memory"
+WITH_MEMORY = f"{NODE}/has_memory"
 # The node of all memory, where the kernel knows of no others.
 _ONLY_NODE = 0
 
@@ -49,13 +50,12 @@ class Memory:
 
     def nodes(self) -> CpuSet:
         """The NUMA nodes that have memory; a kernel without NUMA has it all in node 0, as /proc/buddyinfo says."""
-        if not self._host.exists(NODE):
-            return frozenset({_ONLY_NODE})
-        return parse_list(self._host.read(f"{NODE}/has_memory") or "")
+        listed = self._host.read(WITH_MEMORY)
+        return frozenset({_ONLY_NODE}) if listed is None else parse_list(listed)
 
     def compact(self, node: int) -> None:
         """Compact one NUMA node. Raises Refused, or IsolationError if the kernel cannot compact."""
-        path = f"{NODE}/node{node}/compact" if self._host.exists(NODE) else COMPACT_ALL
+        path = f"{NODE}/node{node}/compact" if self._host.exists(WITH_MEMORY) else COMPACT_ALL
         if not self._host.exists(path):
             raise IsolationError(f"{path} is missing: this kernel was built without CONFIG_COMPACTION")
         self._host.write(path, "1")

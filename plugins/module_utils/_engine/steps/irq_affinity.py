@@ -54,7 +54,10 @@ class IrqAffinity(StepType):
         for number in view.resources.irqs.numbers() if chosen is None else chosen:
             _move(view, number, operation, cpus)
         if everything if arguments["default"] is None else arguments["default"]:
-            view.assign(NEW_INTERRUPTS, _changed(view, NEW_INTERRUPTS, operation, cpus))
+            if view.actual(NEW_INTERRUPTS) is None:
+                view.skips.add(NEW_INTERRUPTS, f"this host has no {IRQ}/default_smp_affinity")
+            else:
+                view.assign(NEW_INTERRUPTS, _changed(view, NEW_INTERRUPTS, operation, cpus))
         if (everything and operation == "mask") if arguments["irqbalance"] is None else arguments["irqbalance"]:
             _ban(view, operation, cpus)
 

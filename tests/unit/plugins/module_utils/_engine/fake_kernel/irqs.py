@@ -40,6 +40,7 @@ class Irqs(Part):
         self.managed = baseline.managed
         self.fixed: Dict[int, int] = {}  # those that refuse any affinity, with the errno
         self.default = numbers(baseline.default_irq)
+        self.has_default = True
         self.refuses_by_mode = baseline.refuses_by_mode
 
     def _number(self, path: str) -> Optional[int]:
@@ -48,7 +49,7 @@ class Irqs(Part):
 
     def read(self, path: str) -> Optional[str]:
         if path == DEFAULT and self.exist:
-            return f"{sum(1 << cpu for cpu in self.default):02x}"
+            return f"{sum(1 << cpu for cpu in self.default):02x}" if self.has_default else None
         number = self._number(path)
         return None if number is None else text_of(self.affinities[number])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Dict
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
@@ -37,8 +38,9 @@ def test_dropping_and_compacting_write_one_file(tmp_path: Path) -> None:
         memory.compact(0)
 
 
-def test_a_kernel_without_numa_compacts_all_its_memory(tmp_path: Path) -> None:
-    host = FakeHost(str(tmp_path), {COMPACT_ALL: ""})
+@pytest.mark.parametrize("others", [{}, {f"{NODE}/online": "0"}])
+def test_a_kernel_without_numa_compacts_all_its_memory(tmp_path: Path, others: Dict[str, str]) -> None:
+    host = FakeHost(str(tmp_path), {COMPACT_ALL: "", **others})
     assert Memory(host).nodes() == {0}
     Memory(host).compact(0)
     assert host.log == [f"{COMPACT_ALL} = 1"]

@@ -104,6 +104,19 @@ def test_an_irqbalance_that_cannot_be_asked_is_said_with_its_process_number() ->
         assert not engine(kernel).apply("vm", [MASK]).changed
 
 
+def test_without_a_default_affinity_the_interrupts_are_moved_and_the_result_says_so() -> None:
+    with booted() as kernel:
+        kernel.part(Irqs).has_default = False
+        before = kernel.snapshot()
+        for check in (True, False):
+            outcome = engine(kernel).apply("vm", [MASK], check)
+            assert outcome.changed and not any(change.address.kind == "irq.default" for change in outcome.changes)
+            assert outcome.skipped["irq.default:"] == "this host has no /proc/irq/default_smp_affinity"
+        assert not engine(kernel).apply("vm", [MASK]).changed
+        engine(kernel).revert()
+        assert kernel.snapshot() == before
+
+
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, 524])
 def test_an_interrupt_that_refuses_any_affinity_is_left_alone_and_no_change_in_the_second_run(code: int) -> None:
     with booted() as kernel:
