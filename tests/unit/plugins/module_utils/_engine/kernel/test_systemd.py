@@ -49,3 +49,28 @@ def test_lists_of_one_drop_in_add_up_and_an_empty_one_resets_them(
     text = "".join(f"AllowedCPUs{equals}{line}\n" for line in lines)
     host = FakeHost(str(tmp_path), {f"{RUNTIME}/a.slice.d/50-AllowedCPUs.conf": f"[Slice]\n#AllowedCPUs=9\n{text}"})
     assert Systemd(host).runtime_value("a.slice", "AllowedCPUs") == value
+
+
+@pytest.mark.parametrize(
+    ("library", "shown", "expected"),
+    [
+        ("libsystemd-core-262.so", "", True),
+        ("libsystemd-shared-261.2-1.fc45.so", "", True),
+        ("libsystemd-shared-260.so", "CPUSetPartition=\n", False),  # the files that are installed may be newer
+        ("libc.so.6", "CPUSetPartition=\n", True),
+        ("libc.so.6", "", False),  # an older systemctl shows nothing of a property that it does not know
+    ],
+)
+def test_whether_a_partition_is_a_property_is_told_by_what_process_1_has_loaded(
+    tmp_path: Path, library: str, shown: str, expected: bool
+) -> None:
+    files = {"/run/systemd/system/x": "", "/proc/1/maps": f"7f00-7f01 r-xp 0 0 0 /usr/lib/x/{library}\n7f02-7f03 rw-p"}
+    host = FakeHost(str(tmp_path), files)
+    host.answers["show"] = (0, shown, "")
+    assert Systemd(host).has_partitions() is expected
+    assert [words[:2] for words in host.commands] == ([("systemctl", "show")] if library.startswith("libc") else [])
+
+
+def test_without_systemd_a_partition_is_no_property(tmp_path: Path) -> None:
+    files = {"/proc/1/maps": "7f00-7f01 r-xp 0 0 0 /usr/lib/systemd/libsystemd-core-262.so"}
+    assert not Systemd(FakeHost(str(tmp_path), files)).has_partitions()
