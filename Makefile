@@ -28,8 +28,9 @@ JOBS ?= $(shell nproc)
 PYTHON ?= /usr/bin/python3
 # Pythons of managed hosts that the unit tests also run with, if they are installed.
 UNIT_PYTHONS ?= 3.8
-# The Debian of the virtual hosts with cgroup v2; systemd boots v1 well up to Debian 12.
-SUITE ?= trixie
+# The Debian of the virtual hosts with cgroup v2 of make test, which otherwise has libvirt and OpenRC of Debian 13, and
+# cgroup v1 of Debian 12, whose systemd is the last that boots that well.
+SUITE ?= bookworm
 # For isolate, audit and revert: another ansible-core than that of tests/requirements.txt, and a Python that it runs on.
 ANSIBLE_CORE ?=
 CORE_PYTHON ?= $(PYTHON)
@@ -121,9 +122,9 @@ host: tools qemu .cache/bench/complete
 	$(say) 'Tests on six virtual hosts: Molecule scenarios, then pytest'
 	trap 'for name in test test-b test-v1 test-libvirt test-isolcpus test-openrc; do $(virtual_host) stop --name $$name; done' EXIT; \
 	both() { for job; do $$job & pids+=($$!); done; for pid in "$${pids[@]}"; do wait $$pid; done; pids=(); }; \
-	both '$(start) --name test' '$(start) --name test-libvirt --flavour libvirt'; \
+	both '$(start) --name test' '$(virtual_host) start --name test-libvirt --flavour libvirt'; \
 	$(start) --name test-isolcpus --cmdline 'isolcpus=4-7 nohz_full=4-7 rcu_nocbs=4-7' & pids=($$!); \
-	both '$(start) --name test-openrc --flavour openrc'; \
+	both '$(virtual_host) start --name test-openrc --flavour openrc'; \
 	both '$(start) --name test-b' \
 	    '$(virtual_host) start --suite bookworm --name test-v1 --cmdline systemd.unified_cgroup_hierarchy=0'; \
 	first="$$($(virtual_host) inventory --name test)"; \

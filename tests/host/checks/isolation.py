@@ -44,7 +44,7 @@ def _lasts(strategy: str) -> None:
     assert_isolated(strategy=strategy)
     sh("systemctl daemon-reload")
     assert_isolated(strategy=strategy)
-    sh("systemctl set-property --runtime user.slice CPUWeight=50")
+    sh("systemctl set-property --runtime user.slice MemoryLow=1M")
     at_end(lambda: sh("rm -rf /run/systemd/system.control && systemctl daemon-reload"))
     assert_isolated(strategy=strategy)
     assert os.sched_getaffinity(service("born-later")) <= HOST

@@ -83,13 +83,3 @@ def check_hook() -> None:
     done = call("one", "release", "end", xml("one", "4,5,6,7"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done
     unchanged(before)
-
-
-def check_cgroup_that_does_not_exist() -> None:
-    """A cpuset below a cgroup that is missing is made with it, and both go again."""
-    before = snapshot()
-    isolate(cgroup="/vms/one", strategy="slices")
-    assert read(f"{CGROUP}/vms/cpuset.cpus.effective") == "0-7" and os.path.isdir(f"{CGROUP}/vms/one")
-    assert_isolated(strategy="slices", cgroup="vms")
-    revert()
-    unchanged(before)
