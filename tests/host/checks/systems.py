@@ -35,7 +35,7 @@ PACKAGE = "/var/cache/vfio-host/systemd_*.deb"
 
 def _of_another_property() -> None:
     sh("systemctl set-property --runtime user.slice MemoryLow=1M")
-    sh("systemctl set-property --runtime machine.slice MemoryLow=1M")
+    sh("systemctl set-property --runtime system.slice MemoryLow=1M")
 
 
 def _reinstall() -> None:
@@ -58,7 +58,7 @@ def _forget_properties() -> None:
 
 
 def _lives_on(strategy: str) -> None:
-    services = [service(f"on-{number}", cpus) for number, cpus in enumerate(("5", "3 5", "1 2"))]
+    services = [service(f"{strategy}-{number}", cpus) for number, cpus in enumerate(("5", "3 5", "1 2"))]
     before, kernel = snapshot(), kernel_threads(*BOUND)
     outcome = isolate(strategy=strategy)
     assert outcome.notes["strategy"] == strategy, outcome.notes
@@ -71,7 +71,7 @@ def _lives_on(strategy: str) -> None:
         except AssertionError as error:
             raise AssertionError(f"{strategy}, {name}: {error}") from error
         print(f"{strategy}, {name}: isolated", flush=True)
-    assert os.sched_getaffinity(service("born-later")) <= HOST
+    assert os.sched_getaffinity(service(f"{strategy}-later")) <= HOST
     drift = engine().inspect()[1].changes
     assert drift == [], drift
     bind_newcomers(strategy)
