@@ -46,6 +46,6 @@ def test_on_the_host(request: pytest.FixtureRequest, where: str, module: str, na
     given = " ".join(f"{word}={int(os.environ[word])}" for word in ("SOAK", "SEED") if word in os.environ)
     done = host.run(f"cd /opt/isolation && {given} python3 -m checks {module} {name}", timeout=1200)
     if done.returncode == SKIPPED:
-        pytest.skip(done.stdout.strip())
+        pytest.skip(done.stdout.strip())  # the check has printed why this host has nothing for it
     assert done.returncode == 0, done.stdout
     print(done.stdout)

@@ -161,8 +161,8 @@ class VirtualHost:
 
     def _answers(self, port: int, *, seconds: float) -> bool:
         """Log in, and wait there until the boot is complete."""
-        waiting = "udevadm settle; if [ -d /run/systemd/system ]; then systemctl is-system-running --wait; else {}; fi"
-        command = [*self._ssh(port), waiting.format("echo running")]
+        waiting = "udevadm settle; [ -d /run/systemd/system ] || exec echo running; systemctl is-system-running --wait"
+        command = [*self._ssh(port), waiting]
         try:
             answer = subprocess.run(
                 command,
