@@ -54,6 +54,7 @@ options:
       auto: The best strategy that the host supports. RV(strategy) and RV(strategy_reason) report which one, and why.
       partition: >-
         O(cgroup) becomes a cpuset partition. This needs cgroup v2, and Linux 6.1 or later for an isolated partition.
+        Linux 6.7 to 6.17 make none of CPUs that the boot option C(isolcpus) isolates.
         The parent of O(cgroup) must be a partition, too. The root cgroup is one.
       slices: The other cgroups are narrowed to the other CPUs. This needs cgroup v2.
       tasks: The tasks of the host are moved into O(host_cgroup). This needs cgroup v1.
@@ -63,7 +64,7 @@ options:
     type: str
     choices:
       auto: >-
-        V(isolated), but V(root) if there is more than one emulator CPU. On Linux 6.7 and newer, always V(isolated) for
+        V(isolated), but V(root) if there is more than one emulator CPU. On Linux 6.18 and newer, always V(isolated) for
         CPUs that the boot option C(isolcpus) isolates, because these versions make no other partition of them.
       isolated: The kernel does not balance load in the partition. Threads that are not pinned stay on one CPU.
       root: >-

@@ -15,18 +15,28 @@ from typing import Dict, List, Optional, Set, Tuple
 from .errors import IsolationError
 from .text.cgroup_path import is_within, parent_of
 from .text.cpus import NONE, CpuSet, format_list
-from .text.topology import Topology
 
 PARTITION, SLICES, TASKS = "partition", "slices", "tasks"
 
 # Since 6.1 a partition can be isolated, and its file shows when the kernel invalidates it.
 WORKING_PARTITIONS = (6, 1)
-# Since 6.7 no partition of type root can have CPUs that were isolated at boot.
+# Since 6.7 no partition of type root can have CPUs that were isolated at boot; before 6.18, a mistake made that true of
+# partitions of type isolated as well: the kernel compared the type that the cgroup had so far.
 ROOT_WITHOUT_ISOLCPUS = (6, 7)
+ISOLATED_WITH_ISOLCPUS = (6, 18)
+
+# Since 7.0 kernel threads follow the CPUs that are isolated, and no other partitions.
+FOLLOW_ISOLATED_ONLY = (7, 0)
 
 
-def choose(asked: str, version: int, release: str, cgroup: str = "/machine.slice") -> Tuple[str, str]:
-    """The strategy, and why: `version` is the cgroup version of the cpuset controller, `release` the kernel's."""
+def choose(
+    asked: str, version: int, release: str, cgroup: str = "/machine.slice", at_boot: CpuSet = NONE
+) -> Tuple[str, str]:
+    """The strategy, and why.
+
+    `version` is the cgroup version of the cpuset controller, `release` the kernel's, and `at_boot` those of the
+    cgroup's CPUs that were isolated at boot.
+    """
     if version == 0:
         raise IsolationError("this kernel has no cgroup with a cpuset controller; enable CONFIG_CPUSETS")
     if version == 1:
@@ -42,14 +52,29 @@ def choose(asked: str, version: int, release: str, cgroup: str = "/machine.slice
         return asked, "as asked"
     if parent_of(cgroup) != "/":
         return "slices", f"cgroup v2, but a partition can only be made below the root, and not of {cgroup}"
+    if at_boot and "isolated" in refused_types(release):
+        return "slices", f"cgroup v2, but {why_refused(release, at_boot)}"
     if _is_at_least(release, WORKING_PARTITIONS):
         return "partition", f"cgroup v2, and Linux {release} has isolated cpuset partitions"
     return "slices", f"cgroup v2, but Linux {release} has no isolated cpuset partitions (they came with 6.1)"
 
 
-def refuses_root(release: str, cpus: CpuSet, topology: Topology) -> bool:
-    """Whether this kernel makes no partition of type root of these CPUs: some were isolated at boot."""
-    return _is_at_least(release, ROOT_WITHOUT_ISOLCPUS) and bool(cpus & topology.isolated_at_boot())
+def refused_types(release: str) -> Tuple[str, ...]:
+    """The types of which this kernel makes no partition of CPUs that were isolated at boot."""
+    if not _is_at_least(release, ROOT_WITHOUT_ISOLCPUS):
+        return ()
+    return ("root",) if _is_at_least(release, ISOLATED_WITH_ISOLCPUS) else ("root", "isolated")
+
+
+def why_refused(release: str, at_boot: CpuSet) -> str:
+    """Why this kernel makes no partition of these types of CPUs that were isolated at boot."""
+    kinds = " of type root" if len(refused_types(release)) == 1 else ""
+    return f"Linux {release} makes no partition{kinds} of CPUs {format_list(at_boot)}, isolated at boot (isolcpus=)"
+
+
+def kernel_threads_stay(release: str, kind: str) -> bool:
+    """Whether this kernel leaves its threads on the CPUs of a partition of this type."""
+    return kind != "isolated" and _is_at_least(release, FOLLOW_ISOLATED_ONLY)
 
 
 def _is_at_least(release: str, version: Tuple[int, int]) -> bool:

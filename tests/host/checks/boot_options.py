@@ -11,26 +11,49 @@ import time
 
 from module_utils._facts import gather
 
-from .ground import CGROUP, JOURNAL, assert_isolated, engine, isolate, process, read, revert, snapshot, unchanged
+from .ground import (
+    CGROUP,
+    JOURNAL,
+    assert_isolated,
+    engine,
+    isolate,
+    kernel_is_at_least,
+    process,
+    read,
+    refused,
+    revert,
+    sh,
+    snapshot,
+    unchanged,
+)
 
 BUSY = ("sh", "-c", "while :; do :; done")
 
 
 def check_isolcpus() -> None:
-    """The facts know it; a partition of these CPUs is isolated and valid; `root` is told to spread nothing, and the
-    kernel does not: that is why threads that float are told to be pinned."""
+    """The facts know it; the partition of these CPUs is isolated and valid, if this kernel makes one. A thread without
+    a CPU of its own stays on one, since the kernel spreads none: the warning says so, or the refusal."""
     assert "isolcpus=4-7" in read("/proc/cmdline"), read("/proc/cmdline")
     topology = gather(engine())[0]["topology"]
     assert [topology[name] for name in ("isolated_at_boot", "nohz_full", "rcu_nocbs")] == ["4-7"] * 3, topology
     before = snapshot()
-    assert isolate().warnings == []
-    assert_isolated()
-    assert read(f"{CGROUP}/machine.slice/cpuset.cpus.partition") == "isolated"
+    outcome = isolate()
+    strategy = "slices" if kernel_is_at_least(6, 7) and not kernel_is_at_least(6, 18) else "partition"
+    assert outcome.warnings == [] and outcome.notes["strategy"] == strategy, outcome.notes
+    assert_isolated(strategy=strategy)
+    if strategy == "partition":
+        assert read(f"{CGROUP}/machine.slice/cpuset.cpus.partition") == "isolated"
     assert not isolate().changed
     revert()
     unchanged(before)
-    (warning,) = isolate(partition_type="root").warnings
-    assert "Linux spreads no threads over CPUs 4-7, isolated at boot (isolcpus=): pin each to one CPU" in warning
+    if kernel_is_at_least(6, 7):
+        sentence = refused(lambda: isolate(strategy="partition", partition_type="root"))
+        assert "of CPUs 4-7, isolated at boot (isolcpus=); use auto" in sentence, sentence
+        unchanged(before)
+        assert isolate(strategy="slices").warnings == []
+    else:
+        (warning,) = isolate(partition_type="root").warnings
+        assert "Linux spreads no threads over CPUs 4-7, isolated at boot (isolcpus=): pin each to one CPU" in warning
     in_slice = ("systemd-run", "--quiet", "--scope", "--slice=machine.slice")
     busy = [process(argv=[*in_slice, *BUSY]) for _number in range(4)]
     while not all("/machine.slice/" in read(f"/proc/{child}/cgroup") for child in busy):
@@ -44,6 +67,8 @@ def check_isolcpus() -> None:
         os.kill(child, 9)
     time.sleep(1)
     revert()
+    if kernel_is_at_least(6, 7):
+        sh("systemctl stop machine.slice")  # systemd-run started it
     unchanged(before)
     assert not os.path.exists(JOURNAL)
 

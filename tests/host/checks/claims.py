@@ -167,13 +167,11 @@ def check_governor_of_offline_cpus() -> None:
 
 
 def check_threads_bound_to_offline_cpus() -> None:
-    """A process bound to 5-6 and kswapd1 (4-7) have these again, whatever was offline while they were isolated.
+    """Whatever was offline while they were isolated, and in the revert, all threads have their affinities again.
 
-    Since Linux 6.2 threads that are bound to nothing do not get CPUs back that were offline during the revert.
+    These are a process that is bound to 5-6, kswapd1, which is bound to 4-7, and those that are bound to nothing.
     """
     unbound = [thread for thread, _name in user_threads() if len(os.sched_getaffinity(thread)) == 8]
-    if kernel_is_at_least(6, 2):
-        at_end(lambda: [os.sched_setaffinity(t, range(8)) for t in unbound if os.path.exists(f"/proc/{t}")])
     for strategy in ("partition", "slices"):
         number, before = process("5-6"), kernel_threads("kswapd", "kthreadd")
         for cpu in (6, 7):
@@ -187,6 +185,8 @@ def check_threads_bound_to_offline_cpus() -> None:
         revert()
         assert affinity(number) == "5-6", (strategy, affinity(number))
         assert kernel_threads("kswapd", "kthreadd") == before, strategy
+        narrow = [read(f"/proc/{t}/comm") for t in unbound if os.path.exists(f"/proc/{t}") and affinity(t) != "0-7"]
+        assert narrow == [], (strategy, narrow)
 
 
 def check_partition_and_slices_in_one_cgroup() -> None:

@@ -249,11 +249,15 @@ def killed_after(writes: int, call: Callable[[Callable[[str], None]], Any]) -> b
 
 def assert_isolated(
     vm: set[int] = frozenset(VM),
-    strategy: str = "partition",
+    strategy: str = "",
     cgroup: str = "machine.slice",
     emulator: set[int] = frozenset(),
 ) -> None:
-    """The kernel's word that nothing of the host may run on these CPUs; interrupts may on those of `emulator`."""
+    """The kernel's word that nothing of the host may run on these CPUs; interrupts may on those of `emulator`.
+
+    The strategy is the best that there is, if none is named.
+    """
+    strategy = strategy or strategies()[0]
     host = (HOST | VM) - vm
     for path in glob.glob(f"{CGROUP}/**/cpuset.cpus.effective", recursive=True):
         inside = path[len(CGROUP) + 1 :]

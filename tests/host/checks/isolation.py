@@ -106,7 +106,11 @@ def check_announces_exactly() -> None:
         written.clear()
         announced = engine(written.append).revert(check=True)
         assert not written, written
-        assert announced.changes == revert().changes
+        real = revert()
+        told, done = (
+            [c for c in changes if not _comes_or_goes(c, late)] for changes in (announced.changes, real.changes)
+        )
+        assert told == done, set(told) ^ set(done)
 
 
 def _comes_or_goes(change: Change, uptime: float) -> bool:

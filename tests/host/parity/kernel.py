@@ -183,6 +183,12 @@ def _read_thread(state: State, hierarchy: Hierarchy, directory: str) -> None:
             state[f"affinity {key}"] = cpu_list(os.sched_getaffinity(task))
 
 
+def remembers_affinities() -> bool:
+    """Whether this kernel keeps what a task requested when its cpuset changes."""
+    major, minor = os.uname().release.split(".")[:2]
+    return (int(major), int(minor)) >= (6, 2)
+
+
 def events() -> dict[str, int]:
     """How often memory was dropped, and how much of it was looked at for compaction, since boot."""
     counted = dict(line.split() for line in read("/proc/vmstat").splitlines())
@@ -205,19 +211,21 @@ def differences(before: State, after: State) -> dict[str, tuple[str | None, str 
 def settings(before: State, after: State) -> dict[str, tuple[str | None, str | None]]:
     """The differences that are settings of their own: no effective list, no affinity that just follows its cgroup's."""
 
-    def follows(state: State, thread: str) -> bool:
-        place = state.get(f"place {thread}", "/")
-        return state[f"affinity {thread}"] == state.get(f"effective {place} cpus")
-
     found = {}
     for key, values in differences(before, after).items():
         word, _space, name = key.partition(" ")
         if word in ("effective", "memory"):
             continue
-        if word == "affinity" and follows(before, name) and follows(after, name):
+        if word == "affinity" and _follows(before, name) and _follows(after, name):
             continue
         found[key] = values
     return found
+
+
+def _follows(state: State, thread: str) -> bool:
+    """Whether a thread has just the CPUs of its cgroup."""
+    place = state.get(f"place {thread}", "/")
+    return state[f"affinity {thread}"] == state.get(f"effective {place} cpus")
 
 
 def reset(before: State, now: State) -> None:
@@ -248,9 +256,12 @@ def reset(before: State, now: State) -> None:
                 elif word == "governor":
                     write(f"/sys/devices/system/cpu/cpufreq/{name}/scaling_governor", str(value))
         for key, (was, _now) in differences(before, now).items():
-            if key.startswith("affinity "):
+            word, thread = key.split(" ", 1)
+            if word == "affinity":
+                # All CPUs for a thread that was not bound: since 6.2 Linux remembers what is requested here.
+                requested = before["effective / cpus"] if _follows(before, thread) else str(was)
                 with contextlib.suppress(OSError):
-                    os.sched_setaffinity(int(key.split()[1].split(":")[0]), cpu_set(str(was)))
+                    os.sched_setaffinity(int(thread.split(":")[0]), cpu_set(requested))
         now = snapshot()
     left = differences(before, now)
     assert not left, f"the ground could not be made the same again: {left}"

@@ -145,7 +145,7 @@ def forget_ours() -> None:
 
 def measure(line: Line, theirs: VfioIsolate, root: str) -> dict[str, Any]:
     """One line, from set-up to the ground that there was before."""
-    measured: dict[str, Any] = {"name": line.name}
+    measured: dict[str, Any] = {"name": line.name, "remembers_affinities": kernel.remembers_affinities()}
     began = time.monotonic()
     subprocess.run(f"rm -rf {WORK} && mkdir {WORK}", shell=True, check=True)
     ground = now = kernel.snapshot(units=True)

@@ -58,7 +58,7 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
         )
     cgroup = normalized(variables["isolate_cgroup"] or domain.cgroup)
     asked = variables["isolate_strategy"]
-    strategy, _reason = choose(asked, around.version, around.release, cgroup)
+    strategy = _strategy(asked, around, cgroup, vcpus | domain.emulator)
     lasting = lasting_partition(around, cgroup, creators)
     emulator, shares = _emulator(domain, variables, vcpus, around, lasting)
     # In a partition, threads that are not pinned have its CPUs, otherwise they have all of the host.
@@ -102,6 +102,10 @@ def decide(domain: Domain, variables: Mapping[str, Any], around: HostContext, cr
         "isolate_cgroup": cgroup,
     }
     return Decision(items(complete), changed, notes)
+
+
+def _strategy(asked: str, around: HostContext, cgroup: str, cpus: CpuSet) -> str:
+    return choose(asked, around.version, around.release, cgroup, cpus & around.topology.isolated_at_boot())[0]
 
 
 def _check_partition(domain: Domain, vcpus: CpuSet, emulator: CpuSet, must_share: bool, hangs: str) -> None:
@@ -199,7 +203,7 @@ def lasting_partition(around: HostContext, cgroup: str, creators: Sequence[str])
             if not _reserves(claim, position, cgroup):
                 continue
             asked, path = step.arguments["strategy"], _path(claim, position)
-            is_partition = choose(asked, around.version, around.release, path)[0] == "partition"
+            is_partition = _strategy(asked, around, path, _cpus_of(claim, position, around)) == "partition"
             if is_partition and (asked == "partition" or claim.created_by not in creators):
                 found |= _cpus_of(claim, position, around)
     return found
@@ -243,8 +247,9 @@ def _path(claim: Claim, position: int) -> str:
 def _relax(claim: Claim, position: int, around: HostContext, shared: CpuSet) -> Step:
     step, path = claim.steps[position], _path(claim, position)
     given = dict(step.arguments)
-    if given["strategy"] == "auto" and choose("auto", around.version, around.release, path)[0] == "partition":
-        given["strategy"] = "slices"
+    if given["strategy"] == "auto":
+        is_partition = _strategy("auto", around, path, _cpus_of(claim, position, around)) == "partition"
+        given["strategy"] = "slices" if is_partition else "auto"
     if given["strategy"] != "partition" and is_given(given["emulator_cpus"]) and shared:
         emulator = evaluate(given["emulator_cpus"], around.topology, "emulator_cpus", must_be_online=False)
         given["emulator_cpus"] = "" if emulator & shared else given["emulator_cpus"]

@@ -164,17 +164,18 @@ class CpusetList(ListKind):
     def writes(self, name: str, old: str, new: str) -> List[Write]:
         """First all lists shrink to what they keep, or let go of all they had; then partitions grow, then siblings.
 
-        So no CPU is ever in the lists of a partition and of its sibling, which would invalidate the partition. A list
-        that is to be empty usually goes away with the controller, when systemd finds that no unit needs it; if the
-        controller stays, a second write comes late. It also comes if systemd dropped a list.
+        So no CPU is ever in the lists of a partition and of its sibling, which would invalidate the partition. An empty
+        list has no CPU, so it grows. A list that is to be empty usually goes away with the controller, when systemd
+        finds that no unit needs it; if the controller stays, a second write comes late. It also comes if systemd
+        dropped a list.
         """
         before, after = parse_list(old), parse_list(new)
         kept = before & after
         again = Write(Stage.WRITE_LIST_AGAIN, new)
-        if not before or (after and kept == after):
+        if after and kept == after:
             return [Write(Stage.SHRINK_TO_KEPT, new), again]
         is_partition = self._cgroups.is_partition(name)
-        if not kept and not is_partition:
+        if before and not kept and not is_partition:
             return [Write(Stage.LET_GO, new), again]
         shrunk = [Write(Stage.SHRINK_TO_KEPT, format_list(kept))] if kept not in (frozenset(), before) else []
         return [*shrunk, Write(Stage.GROW_PARTITION if is_partition else Stage.GROW_LIST, new), again]

@@ -91,8 +91,11 @@ class Irqbalance(Kind):
         return None
 
     def write(self, name: str, value: str) -> None:
-        """Ban these CPUs and no others; NULL makes irqbalance use its own configuration."""
-        self._host.converse(self.where(name), f"settings cpus {value or 'NULL'}", answers=False)
+        """Ban these CPUs and no others; NULL makes irqbalance use its own configuration.
+
+        The space ends the list: irqbalance 1.7 does not end what it has read, and takes no list with garbage behind it.
+        """
+        self._host.converse(self.where(name), f"settings cpus {value or 'NULL'} ", answers=False)
         self._host.note_write(f"irqbalance bans {value}")
         self._host.save(IRQBALANCE_SENT, f"{name} {value or '-'} {time.monotonic():.6f}\n", 0o600)
 

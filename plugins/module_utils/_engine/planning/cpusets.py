@@ -134,7 +134,7 @@ def is_partition(read: Callable[[Address], Optional[str]], cgroup: str) -> bool:
 
 
 def inherited(view: View, cgroup: str) -> CpuSet:
-    """The CPUs that a cgroup without a list of its own gets from those above it."""
+    """The CPUs that a cgroup without a list of its own gets from those above it; on v2, also those that are offline."""
     for parent in reversed(lineage(cgroup)[:-1]):
         cpus = view.cpus(Address(CPUS, parent))
         if cpus:
@@ -147,4 +147,4 @@ def inherited(view: View, cgroup: str) -> CpuSet:
     children = view.resources.cgroups.children("/")
     freed = (parse_list(view.actual(Address(CPUS, path)) or "") for path in children if is_partition(view.actual, path))
     taken = (view.cpus(Address(CPUS, path)) for path in view.children("/") if is_partition(view.get, path))
-    return (everything.union(*freed) & online) - NONE.union(*taken)
+    return (everything.union(*freed) | view.resources.topology.offline()) - NONE.union(*taken)

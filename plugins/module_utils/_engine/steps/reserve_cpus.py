@@ -17,7 +17,7 @@ from ..planning.cpusets import make_partition, narrow
 from ..planning.step_type import ArgumentSpec, StepType
 from ..planning.view import View
 from ..planning.virtual_machines import AUTO, cgroup_of_all
-from ..strategy import Reservation, choose, refuses_root
+from ..strategy import Reservation, choose, kernel_threads_stay, refused_types, why_refused
 from ..text import cgroup_path
 from ..text.cgroup_path import is_within, lineage, parent_of
 from ..text.cpus import CpuSet, format_list, parse_list
@@ -46,8 +46,10 @@ class ReserveCpus(StepType):
             cgroup = cgroup_path.from_option("cgroup", view.grant("cgroup", lambda: cgroup_of_all(view)))
         # Also if the strategy has no use for it: a claim that is reverted asks for it.
         cgroup_path.from_option("host_cgroup", arguments["host_cgroup"])
+        reservation, topology = view.shared(Reservation), view.resources.topology
         version, release = view.resources.cgroups.version, view.resources.host.kernel_release()
-        strategy, reason = choose(arguments["strategy"], version, release, cgroup)
+        at_boot = (reservation.within(cgroup) | cpus | emulator) & topology.isolated_at_boot()
+        strategy, reason = choose(arguments["strategy"], version, release, cgroup, at_boot)
         view.notes.update(strategy=strategy, strategy_reason=reason)
         for option in ("memory_migrate", "host_mems"):
             if arguments[option] and strategy != "tasks":
@@ -55,7 +57,6 @@ class ReserveCpus(StepType):
                     f"{option}: strategy {strategy} has none; this is for strategy tasks, on cgroup v1"
                 )
 
-        reservation, topology = view.shared(Reservation), view.resources.topology
         reservation.add(cgroup, cpus | emulator, view.author.claim)
         # A CPU of the host that is offline now still belongs to it when it comes online again.
         host = topology.present() - reservation.cpus
@@ -73,10 +74,8 @@ class ReserveCpus(StepType):
             _slices(view, reservation, host)
         else:
             asked = arguments["partition_type"]
-            if asked == "root" and not view.was_applied and _refuses_root(view, cpus | emulator):
-                raise IsolationError(
-                    f"partition_type: {_WHY_ISOLATED.format(cpus=format_list(cpus | emulator))}; use auto"
-                )
+            if at_boot and not view.was_applied:
+                _check_refused(asked, release, at_boot)
             reservation.add_partition(cgroup, _type(asked, emulator))
         for partition in reservation.partitions:
             if is_within(cgroup, partition):
@@ -88,11 +87,13 @@ def _type(asked: str, emulator: CpuSet) -> str:
     return asked if asked != "auto" else ("root" if len(emulator) > 1 else "isolated")
 
 
-_WHY_ISOLATED = "Linux makes no partition of type root of CPUs {cpus}, as some were isolated at boot (isolcpus=)"
-
-
-def _refuses_root(view: View, cpus: CpuSet) -> bool:
-    return refuses_root(view.resources.host.kernel_release(), cpus, view.resources.topology)
+def _check_refused(asked: str, release: str, at_boot: CpuSet) -> None:
+    """Raise IsolationError if the kernel makes no partition of this type."""
+    refused = refused_types(release)
+    if asked == "root" and refused == ("root",):
+        raise IsolationError(f"partition_type: {why_refused(release, at_boot)}; use auto")
+    if "isolated" in refused:
+        raise IsolationError(f"strategy: {why_refused(release, at_boot)}; use auto or slices")
 
 
 def _partition(view: View, cgroup: str, reservation: Reservation, host: CpuSet) -> None:
@@ -100,13 +101,16 @@ def _partition(view: View, cgroup: str, reservation: Reservation, host: CpuSet) 
     own = reservation.within(cgroup)
     narrow(view, cgroup, own)
     kind = reservation.partition_type(cgroup)
-    if kind == "root" and _refuses_root(view, own):
+    at_boot, release = own & view.resources.topology.isolated_at_boot(), view.resources.host.kernel_release()
+    if kind == "root" and at_boot and "root" in refused_types(release):
         kind = "isolated"
-        view.warn(f"{_WHY_ISOLATED.format(cpus=format_list(own))}: it is isolated, where threads stay on one CPU")
-    elif kind == "root" and own & view.resources.topology.isolated_at_boot():
-        cpus = format_list(own & view.resources.topology.isolated_at_boot())
+        view.warn(f"{why_refused(release, at_boot)}: it is isolated, where threads stay on one CPU")
+    elif kind == "root" and at_boot:
+        cpus = format_list(at_boot)
         view.warn(f"Linux spreads no threads over CPUs {cpus}, isolated at boot (isolcpus=): pin each to one CPU")
     make_partition(view, cgroup, kind)
+    if kernel_threads_stay(release, kind):
+        view.keep_off(own)
     for sibling in view.children(parent_of(cgroup)):
         # A sibling that lists one of the CPUs itself would make the partition invalid.
         address = Address(CPUS, sibling)

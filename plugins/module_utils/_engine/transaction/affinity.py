@@ -28,6 +28,7 @@ class Pin(NamedTuple):
     after: CpuSet  # ... and then; both without those that we keep it off, if its cgroup has no cpuset to do so
     spare: CpuSet  # CPUs that are offline, and that it may have
     unbound: Collection[CpuSet]  # what a thread has there that requested nothing, or that the kernel has reset
+    is_kernel_thread: bool
 
 
 def fit(requested: CpuSet, effective: CpuSet) -> CpuSet:

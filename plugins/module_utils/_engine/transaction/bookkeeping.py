@@ -23,6 +23,7 @@ class Bookkeeping:
 
     def __init__(self, resources: Resources) -> None:
         self._kind = resources.kind
+        self._everything = format_list(resources.topology.possible())
 
     def recorded(self, journal: Journal, claims: Mapping[str, Claim], plan: Plan) -> Journal:
         """The journal with the claims, and the baseline of what is about to be touched; saved values stay."""
@@ -60,8 +61,12 @@ class Bookkeeping:
         return self.with_newcomers(journal, plan)
 
     def with_newcomers(self, journal: Journal, plan: Plan) -> Journal:
-        """The journal with the threads that no run of a claim has seen, held by the claims that narrow them."""
-        new = {address: plan.requested[address] for address in plan.requested.keys() - journal.baseline.keys()}
+        """The journal with the threads that no run of a claim has seen, held by the claims that narrow them.
+
+        One that requested nothing needs no record: of such threads nobody knows more at a revert.
+        """
+        unseen = plan.requested.keys() - journal.baseline.keys()
+        new = {address: plan.requested[address] for address in unseen if plan.requested[address] != self._everything}
         claims = {n: _holding(claim, plan.holds.get(n, set()) & new.keys()) for n, claim in journal.claims.items()}
         new = {a: value for a, value in new.items() if any(a in claim.holds for claim in claims.values())}
         given = {address: plan.given[address] for address in new}

@@ -54,7 +54,8 @@ def plan_threads(view: View, changes: List[Change], certain: Values) -> Threads:
         # The kernel leaves out what is offline, and what is right already is not written.
         has = [cpus, pin.cpus] if now == cpus else [cpus]
         found.given[address] = tuple(dict.fromkeys((target, *map(format_list, has))))
-        if requested & topology.present() - online:
+        # A user thread that is bound to nothing is given CPUs that are offline, or the kernel gives it these itself.
+        if requested & topology.present() - online and (pin.is_kernel_thread or requested != everything):
             found.owed.add(address)
         view.planned[address] = target
     return found
@@ -108,6 +109,8 @@ def _pins(view: View, changes: List[Change], recorded: Set[str]) -> List[Pin]:
     moved = _moved(view, changes)
     topology = resources.topology
     offline = topology.offline()
+    # Since Linux 6.2, threads may keep the CPUs of a cpuset that goes, and do not get those that come online later.
+    cpusets_go = bool(offline) and "disabled" in (value for _cgroup, value in view.to_come(CONTROLLER))
     pins = []
     for path, _children in tree:
         kept_off_now = parse_list(view.journal.kept_off) if path == "/" else NONE
@@ -118,7 +121,7 @@ def _pins(view: View, changes: List[Change], recorded: Set[str]) -> List[Pin]:
             confined = bool(kept_off_now | kept_off_then) and thread not in moved
             effective, then = before[path], after.get(moved.get(thread, path), after[path])
             # Those of the root have CPUs that are offline, until they are reset; then they do not get these back.
-            every = confined or thread in known or (offline and path == "/")
+            every = confined or thread in known or (offline and path == "/") or cpusets_go
             found = pinned(resources.host, thread, None if every else effective, offline)
             if not found:
                 continue
@@ -128,7 +131,9 @@ def _pins(view: View, changes: List[Change], recorded: Set[str]) -> List[Pin]:
             if confined:
                 effective, then = allowed_now, then - kept_off_then or then
             if every or cpus not in unbound or task.name in recorded:
-                pins.append(Pin(task.name, cpus, effective, then, offline - kept_off_then, unbound))
+                pins.append(
+                    Pin(task.name, cpus, effective, then, offline - kept_off_then, unbound, task.is_kernel_thread)
+                )
     return pins
 
 

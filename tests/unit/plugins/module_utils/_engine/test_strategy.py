@@ -27,6 +27,15 @@ def test_the_strategy_is_the_best_that_the_host_has(asked: str, version: int, re
     assert choose(asked, version, release)[0] == strategy
 
 
+@pytest.mark.parametrize(
+    ("release", "strategy"),
+    [("6.1.0", "partition"), ("6.6.9", "partition"), ("6.7.0", "slices"), ("6.17.1", "slices"), ("7.0.0", "partition")],
+)
+def test_not_every_kernel_makes_partitions_of_cpus_that_were_isolated_at_boot(release: str, strategy: str) -> None:
+    assert choose("auto", 2, release, at_boot=frozenset({4}))[0] == strategy
+    assert choose("auto", 2, release)[0] == "partition"
+
+
 @pytest.mark.parametrize(("asked", "version"), [("auto", 0), ("tasks", 2), ("partition", 1), ("slices", 1)])
 def test_a_strategy_that_is_not_there_is_refused(asked: str, version: int) -> None:
     with pytest.raises(IsolationError, match="cgroup"):

@@ -244,7 +244,7 @@ def test_a_partition_is_isolated_only_if_each_thread_has_a_cpu(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("release", "at_boot", "strategy", "kind"),
     [
-        ("6.12.1", "5", "slices", "auto"),
+        ("6.18.1", "5", "slices", "auto"),
         ("6.6.1", "5", "slices", "auto"),
         ("6.12.1", "", "auto", "root"),
     ],

@@ -77,9 +77,9 @@ def test_a_ban_is_sent_and_counts_until_irqbalance_shows_it(short: Path) -> None
         assert irqbalance.read(name) == "4-7"
         irqbalance.write(name, "2-7")
         assert irqbalance.read(name) == "2-7"
-        assert "settings cpus 2-7" in listener.received
+        assert "settings cpus 2-7 " in listener.received
         irqbalance.write(name, "")
-        assert listener.received[-1] == "settings cpus NULL"
+        assert listener.received[-1] == "settings cpus NULL "
         assert irqbalance.read(name) == ""
         assert irqbalance.read("1:1") is None
     finally:

@@ -176,7 +176,7 @@ class Life:
     def _check_thread_at_end(self, number: int, cpus: Cpus, twin: Cpus) -> None:
         requested = self.requested.get(number, POSSIBLE)
         # Since Linux 6.2, what a thread requests beyond what is online is not shown.
-        if self.kernel.part(Cpusets).remembers and requested & self.were_offline:
+        if self.kernel.part(Cpusets).remembers and number in self.requested and requested & self.were_offline:
             return
         assert cpus in (twin, requested), (
             f"thread {number} has {text_of(cpus)}, requested {text_of(requested)}, on the twin it has {text_of(twin)}"

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Dict
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
@@ -88,10 +88,10 @@ def test_a_slice_that_systemd_would_make_elsewhere_is_refused(cgroup: str, place
 @pytest.mark.parametrize(
     ("release", "at_boot", "emulator", "kind"),
     [
-        ("6.12.48", "4-7", "4-5", "isolated"),
-        ("6.7.0-1", "6", "4-5", "isolated"),  # some are enough
-        ("6.12.48", "4-7", "", "isolated"),
-        ("6.12.48", "1-2", "4-5", "root"),
+        ("6.18.48", "4-7", "4-5", "isolated"),
+        ("7.2.0-1", "6", "4-5", "isolated"),  # some are enough
+        ("6.18.48", "4-7", "", "isolated"),
+        ("6.18.48", "1-2", "4-5", "root"),
         ("6.6.9", "4-7", "4-5", "root"),
         ("6.12.48", "", "4-5", "root"),
     ],
@@ -110,16 +110,40 @@ def test_of_cpus_that_were_isolated_at_boot_newer_kernels_make_no_partition_of_t
         assert not engine(kernel).apply("vm", [reserve, step("reserve_cpus", cpus="3", cgroup="/vms.slice")]).changed
 
 
-def test_a_partition_of_type_root_of_such_cpus_is_refused_with_the_option_s_name() -> None:
+@pytest.mark.parametrize(
+    ("release", "given", "said"),
+    [
+        (
+            "6.18.48",
+            {"partition_type": "root"},
+            "partition_type: Linux 6.18.48 makes no partition of type root of CPUs 4, isolated at boot (isolcpus=);"
+            " use auto",
+        ),
+        (
+            "6.12.48",
+            {"strategy": "partition"},
+            "strategy: Linux 6.12.48 makes no partition of CPUs 4, isolated at boot (isolcpus=); use auto or slices",
+        ),
+    ],
+)
+def test_a_partition_that_the_kernel_would_refuse_is_refused_with_the_option_s_name(
+    release: str, given: Dict[str, str], said: str
+) -> None:
     with booted() as kernel:
-        kernel.files["/proc/sys/kernel/osrelease"] = "6.12.48"
+        kernel.files["/proc/sys/kernel/osrelease"] = release
         kernel.files[f"{CPU}/isolated"] = "4-7"
         before = kernel.snapshot()
-        for cpus in ("4-7", "3-4"):
-            with pytest.raises(IsolationError) as error:
-                engine(kernel).apply("vm", [step("reserve_cpus", cpus=cpus, partition_type="root")])
-            assert str(error.value) == (
-                f"partition_type: Linux makes no partition of type root of CPUs {cpus}, as some"
-                " were isolated at boot (isolcpus=); use auto"
-            )
+        with pytest.raises(IsolationError) as error:
+            engine(kernel).apply("vm", [step("reserve_cpus", cpus="3-4", **given)])
+        assert str(error.value) == said
         assert kernel.snapshot() == before
+
+
+def test_of_cpus_that_were_isolated_at_boot_some_kernels_make_no_partition_at_all() -> None:
+    with booted() as kernel:
+        kernel.files["/proc/sys/kernel/osrelease"] = "6.17.9"
+        kernel.files[f"{CPU}/isolated"] = "4-7"
+        notes = engine(kernel).apply("vm", [step("reserve_cpus", cpus="3-4")]).notes
+        assert notes["strategy"] == "slices" and "isolated at boot (isolcpus=)" in notes["strategy_reason"]
+        beside = engine(kernel).apply("other", [step("reserve_cpus", cpus="2")])  # one strategy for all in a cgroup
+        assert beside.notes["strategy"] == "slices"

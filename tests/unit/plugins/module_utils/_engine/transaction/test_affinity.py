@@ -33,7 +33,7 @@ def test_a_thread_gets_of_its_requested_affinity_what_is_effective_or_all_that_i
 
 def pin(cpus: Cpus, before: Cpus, reset: Optional[Cpus] = None) -> Pin:
     """A thread that has these CPUs, in a cgroup with these."""
-    return Pin("1:2", cpus, before, ALL, frozenset(), {before, reset or before})
+    return Pin("1:2", cpus, before, ALL, frozenset(), {before, reset or before}, False)
 
 
 @given(some, some, some)
