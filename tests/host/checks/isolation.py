@@ -148,11 +148,13 @@ def check_revert_governors() -> None:
 
 
 def _allowed_cpus_undone() -> None:
-    sh("rm -rf /run/systemd/system.control /etc/systemd/system.control /etc/systemd/system/system.slice.d")
-    sh("systemctl daemon-reload")
-    for unit in ("user.slice", "system.slice", "init.scope"):
-        sh(f"systemctl set-property --runtime {unit} AllowedCPUs=")
-    sh("rm -rf /run/systemd/system.control /run/systemd/transient/init.scope.d; systemctl daemon-reload")
+    """All CPUs first: since Linux 6.2, the threads of a list that goes may keep its CPUs (systemd issue 43846)."""
+    units = ("user.slice", "system.slice", "init.scope")
+    for cpu_list in ("0-7", ""):
+        for unit in units:
+            sh(f"systemctl set-property --runtime {unit} AllowedCPUs={cpu_list}")
+        sh("rm -rf /run/systemd/system.control /etc/systemd/system.control /etc/systemd/system/system.slice.d")
+        sh("rm -rf /run/systemd/transient/init.scope.d; systemctl daemon-reload")
 
 
 def check_revert_allowed_cpus() -> None:
