@@ -168,10 +168,10 @@ def check_revert_allowed_cpus() -> None:
 def check_revert_persistent_allowed_cpus() -> None:
     """A persistent AllowedCPUs neither wins over the isolation at a daemon-reload, nor is it lost."""
     at_end(_allowed_cpus_undone)
-    sh("systemctl set-property user.slice AllowedCPUs=2-5")
     os.makedirs("/etc/systemd/system/system.slice.d", exist_ok=True)
     write("/etc/systemd/system/system.slice.d/mine.conf", "[Slice]\nAllowedCPUs=0-6\n")
-    sh("systemctl daemon-reload")
+    sh("systemctl daemon-reload; systemctl set-property user.slice AllowedCPUs=2-5")
+    assert read(f"{CGROUP}/system.slice/cpuset.cpus") == "0-6", "not before systemd looks at a slice beside it"
     for strategy in strategies():
         before = snapshot()
         isolate(strategy=strategy)
@@ -180,6 +180,23 @@ def check_revert_persistent_allowed_cpus() -> None:
         revert()
         unchanged(before, f"after {strategy}, with a persistent AllowedCPUs")
     assert read(f"{CGROUP}/user.slice/cpuset.cpus") == "2-5"
+
+
+def check_allowed_cpus_to_come() -> None:
+    """A list that systemd has read and not applied yet, or has yet to read, takes no CPU from the VMs."""
+    at_end(_allowed_cpus_undone)
+    before = snapshot()
+    for reload, strategy in zip(("systemctl daemon-reload", "true"), strategies()):
+        os.makedirs("/etc/systemd/system/system.slice.d")
+        write("/etc/systemd/system/system.slice.d/mine.conf", "[Slice]\nAllowedCPUs=0-6\n")
+        sh(reload)
+        isolate(strategy=strategy)
+        sh("systemctl daemon-reload; systemctl set-property --runtime user.slice CPUWeight=100")
+        assert_isolated(strategy=strategy)
+        revert()
+        assert sh("systemctl show --value -p AllowedCPUs system.slice") == "0-6"
+        _allowed_cpus_undone()
+        unchanged(before, f"after {strategy}, beside a list to come")
 
 
 def check_invalid_partition_recovers() -> None:

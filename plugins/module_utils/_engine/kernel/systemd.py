@@ -19,7 +19,7 @@ from typing import List, Optional
 from ..errors import IsolationError, quoted
 from ..paths import RELOAD_DUE
 from ..text.cgroup_path import of_slice
-from ..text.cpus import format_list, parse_list
+from ..text.cpus import NONE, CpuSet, format_list, parse_list
 from .host import Host
 from .kind import Kind
 from .notes import read_note
@@ -119,9 +119,25 @@ class Systemd:
         """Whether systemd keeps the cpuset controller off for this unit and all below it."""
         return "cpuset" in self._files.words(unit, "DisableControllers")
 
+    def to_come(self, unit: str, prop: str) -> CpuSet:
+        """The list that files other than set-property's and ours give a unit.
+
+        A cgroup without it gets it when systemd looks at the unit again: some time after a daemon-reload.
+        """
+        ours = [self._final(unit, prop), *(f"{place}/{unit}.d/50-{prop}.conf" for place in (RUNTIME, TRANSIENT))]
+        try:
+            words = " ".join(self._files.words(unit, prop, without=ours))
+            return parse_list(",".join(words.replace(",", " ").split()))
+        except ValueError:  # systemd takes no notice of it, either
+            return NONE
+
+    @staticmethod
+    def _final(unit: str, prop: str) -> str:
+        return f"{RUNTIME}/{unit}.d/{FINAL_DROP_IN}-{prop}.conf"
+
     def override(self, unit: str, prop: str, value: Optional[str]) -> None:
         """Write a value to a drop-in that is read after all others; None removes the drop-in."""
-        path = f"{RUNTIME}/{unit}.d/{FINAL_DROP_IN}-{prop}.conf"
+        path = self._final(unit, prop)
         if value is not None:
             section = unit.rpartition(".")[2].capitalize()
             self._host.save(path, f"[{section}]\n{prop}=\n{prop}={value.replace(',', ' ')}\n")
@@ -131,7 +147,7 @@ class Systemd:
 
     def override_value(self, unit: str, prop: str) -> Optional[str]:
         """The value of that drop-in; None if it does not exist. Raises IsolationError if it is none."""
-        return self._said(f"{RUNTIME}/{unit}.d/{FINAL_DROP_IN}-{prop}.conf", prop)
+        return self._said(self._final(unit, prop), prop)
 
     def read_anew(self, unit: str, prop: str) -> None:
         """Make systemd read a unit's files again in `reload_if_due`: until then, only what set_property said counts."""

@@ -14,7 +14,7 @@ Source: systemd.unit(5); unit_file_find_dirs() and unit_file_find_dropin_paths()
 from __future__ import annotations
 
 import re
-from typing import Dict, List, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 from .host import Host
 
@@ -93,10 +93,12 @@ class UnitFiles:
         """Whether a unit file or drop-in sets a key, or resets it."""
         return bool(assigned(self._host.read(path) or "", key))
 
-    def words(self, unit: str, key: str) -> List[str]:
-        """The words that a unit's files give a key, which adds up over its assignments."""
+    def words(self, unit: str, key: str, without: Sequence[str] = ()) -> List[str]:
+        """The words that a unit's files, but those `without`, give a key, which adds up over its assignments."""
         found: List[str] = []
         for directory, name in self.read_for(unit, key):
+            if f"{directory}/{name}" in without:
+                continue
             for value in assigned(self._host.read(f"{directory}/{name}") or "", key):
                 found = [*found, *value.split()] if value else []
         return found

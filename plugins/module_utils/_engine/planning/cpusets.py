@@ -35,6 +35,12 @@ _CPUS: _List = (CPUS, ALLOWED_CPUS, "AllowedCPUs")
 _MEMS: _List = (MEMS, ALLOWED_MEMORY_NODES, "AllowedMemoryNodes")
 
 
+def listed(view: View, cgroup: str) -> CpuSet:
+    """The CPUs that a cgroup lists, or will list when systemd has applied its unit's files."""
+    unit = view.resources.cgroups.owner(cgroup)
+    return view.cpus(Address(CPUS, cgroup)) or (view.resources.systemd.to_come(unit, "AllowedCPUs") if unit else NONE)
+
+
 def narrow(view: View, cgroup: str, cpus: CpuSet) -> None:
     """Plan the CPUs of a cgroup; none means inherited."""
     _assign(view, cgroup, _CPUS, format_list(cpus))

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Mapping
 from ..errors import IsolationError
 from ..kernel.cpuset import CPUS
 from ..model import Address
-from ..planning.cpusets import make_partition, narrow
+from ..planning.cpusets import listed, make_partition, narrow
 from ..planning.step_type import ArgumentSpec, StepType
 from ..planning.view import View
 from ..planning.virtual_machines import AUTO, cgroup_of_all
@@ -113,24 +113,23 @@ def _partition(view: View, cgroup: str, reservation: Reservation, host: CpuSet) 
         view.keep_off(own)
     for sibling in view.children(parent_of(cgroup)):
         # A sibling that lists one of the CPUs itself would make the partition invalid.
-        address = Address(CPUS, sibling)
-        listed = view.cpus(address)
-        lists_them = (listed | parse_list(view.journal.baseline.get(address, ""))) & own
+        cpus = listed(view, sibling)
+        lists_them = (cpus | parse_list(view.journal.baseline.get(Address(CPUS, sibling), ""))) & own
         if sibling not in reservation.by_cgroup and lists_them:
-            narrow(view, sibling, (listed - own) or host)
+            narrow(view, sibling, (cpus - own) or host)
 
 
 def _slices(view: View, reservation: Reservation, host: CpuSet) -> None:
     for cgroup in reservation.by_cgroup:
         _nobody_else_above(view, cgroup)
         for path in lineage(cgroup):
-            listed = view.cpus(Address(CPUS, path))
-            if listed and reservation.within(path) - listed:
-                narrow(view, path, listed | reservation.within(path))
+            cpus = view.cpus(Address(CPUS, path))
+            if cpus and reservation.within(path) - cpus:
+                narrow(view, path, cpus | reservation.within(path))
     for child in view.children("/"):
         # The cgroups above the VMs must have their CPUs, too.
         if not reservation.is_above(child):
-            left = view.cpus(Address(CPUS, child)) & host
+            left = listed(view, child) & host
             # A list of which no CPU is online counts as none: its cgroup would get the VMs' CPUs, too.
             narrow(view, child, left if left & view.resources.topology.online() else host)
     view.keep_off(reservation.cpus)

@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
-from typing import Any, List
+from typing import Any, List, Set
 
 import pytest
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors import IsolationError
-from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.systemd import Systemd
+from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.systemd import FINAL_DROP_IN, Systemd
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.unit_files import (
+    RUNTIME,
     assigned,
     names_with_drop_ins,
 )
@@ -157,6 +158,34 @@ def test_a_drop_in_that_is_read_after_all_of_ours_is_named() -> None:
         with pytest.raises(IsolationError, match=f"{late} sets AllowedCPUs of own.slice, and systemd reads it last"):
             engine(kernel).apply("vm", whole_job("4-7", "slices"))
         assert kernel.snapshot() == before and kernel.log == []
+
+
+@pytest.mark.parametrize("strategy", ["partition", "slices"])
+@pytest.mark.parametrize(("said", "left"), [("0-6", "0-3"), ("2-5", "2-3"), ("5-6", "0-3")])
+def test_a_list_that_systemd_has_yet_to_apply_is_kept_off_the_cpus(strategy: str, said: str, left: str) -> None:
+    """After a daemon-reload, systemd 257 applies a unit's files when it looks at the unit the next time."""
+    with booted() as kernel:
+        kernel.part(Files).put("/etc/systemd/system/own.slice.d/mine.conf", f"[Slice]\nAllowedCPUs={said}")
+        engine(kernel).apply("vm", whole_job("4-7", strategy))
+        assert cpus(kernel, "own.slice") == left
+        kernel.part(FakeSystemd).reload()
+        assert cpus(kernel, "own.slice") == left and engine(kernel).inspect()[1].changes == []
+        assert not engine(kernel).apply("vm", whole_job("4-7", strategy)).changed
+        engine(kernel).revert()
+        kernel.part(FakeSystemd).reload()
+        assert cpus(kernel, "own.slice") == said
+
+
+@pytest.mark.parametrize(
+    ("text", "listed"),
+    [("0, 2-3", {0, 2, 3}), ("1\nAllowedCPUs=2", {1, 2}), ("1\nAllowedCPUs=\nAllowedCPUs=2", {2}), ("0-6 x", set())],
+)
+def test_the_list_that_a_unit_s_files_give_it(tmp_path: Any, text: str, listed: Set[int]) -> None:
+    ours = [f"{RUNTIME}/a.slice.d/{name}-AllowedCPUs.conf" for name in ("50", FINAL_DROP_IN)]
+    files = {path: "[Slice]\nAllowedCPUs=7" for path in ours}
+    files["/etc/systemd/system/a.slice.d/x.conf"] = f"[Slice]\nAllowedCPUs={text}"
+    host = FakeHost(str(tmp_path), files)
+    assert Systemd(host).to_come("a.slice", "AllowedCPUs") == listed
 
 
 JOBS = {

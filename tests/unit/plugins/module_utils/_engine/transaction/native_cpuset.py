@@ -23,7 +23,7 @@ from ansible_collections.vfio.isolation.plugins.module_utils._engine.errors impo
 from ansible_collections.vfio.isolation.plugins.module_utils._engine.kernel.host import Host
 
 OWN = "/run/vfio-isolation"
-
+PF_EXITING = 0x4  # include/linux/sched.h
 
 V1 = r" / (\S+) rw\S* .*- cgroup \S+ \S*\bcpuset\b"
 V2 = r" / (\S+) rw\S* .*- cgroup2 "
@@ -124,8 +124,20 @@ class Corner(Host):
         return child.pid
 
     def tasks(self, cgroup: str = "") -> Set[int]:
-        """The threads of a cpuset."""
+        """The threads of a cpuset that run on: one that exits is listed for a while, and stays where it is."""
+        return {task for task in self._listed(cgroup) if not self._exits(task)}
+
+    def _listed(self, cgroup: str) -> Set[int]:
         return {int(task) for task in self.get(f"{cgroup}/{self.tasks_file}").split()}
+
+    @staticmethod
+    def _exits(task: int) -> bool:
+        try:
+            with open(f"/proc/{task}/stat", encoding="utf-8", errors="replace") as stream:
+                fields = stream.read().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        return bool(int(fields[6]) & PF_EXITING) and int(fields[17]) < 2  # the leader of other threads stays a process
 
     def lasting(self, cgroup: str = "") -> Set[int]:
         """The tasks of a cpuset that end only with the corner: what was started, and every `sleep 1000`.
@@ -158,7 +170,7 @@ class Corner(Host):
         """End what was started, and remove the corner."""
         for _round in range(100):
             tasks = {
-                task for directory, _n, _f in os.walk(self.mount) for task in self.tasks(directory[len(self.mount) :])
+                task for directory, _n, _f in os.walk(self.mount) for task in self._listed(directory[len(self.mount) :])
             }
             for task in tasks:
                 with contextlib.suppress(ProcessLookupError):
