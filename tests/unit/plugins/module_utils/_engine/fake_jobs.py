@@ -119,6 +119,7 @@ def baselines() -> st.SearchStrategy[Baseline]:
         Baseline,
         systemd=st.sampled_from([True, True, False]),
         remembers=st.booleans(),
+        isolated_only=st.booleans(),
         refuses_by_mode=st.booleans(),
         resets=st.booleans(),
         partitions=st.booleans(),

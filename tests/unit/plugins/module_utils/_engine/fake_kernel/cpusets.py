@@ -15,13 +15,14 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
     Part,
     Parts,
 )
-from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.threads import Threads
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.threads import Thread, Threads
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.topology import (
     POSSIBLE,
     Topology,
 )
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import (
     CGROUP,
+    KERNEL_THREAD,
     Baseline,
     Cpus,
     numbers,
@@ -59,6 +60,7 @@ class Cpusets(Part):
         self._topology = parts[Topology]
         self._threads = parts[Threads].threads
         self.remembers = baseline.remembers
+        self._isolated_only = baseline.isolated_only
         self.cgroups: Dict[str, Cgroup] = {"/": Cgroup()}
 
     def children(self, path: str) -> List[str]:
@@ -98,10 +100,20 @@ class Cpusets(Part):
             mine = (group.cpus & above) or above
         return mine - self._taken(path)
 
-    def _taken(self, path: str) -> Cpus:
-        """The CPUs that the partitions in a cgroup have."""
-        partitions = [child for child in self.children(path) if self._valid_partition(child)]
-        return frozenset().union(*(self.cgroups[child].cpus for child in partitions))
+    def _taken(self, path: str, kinds: Sequence[str] = ("root", "isolated")) -> Cpus:
+        """The CPUs that the partitions of these types in a cgroup have."""
+        partitions = [self.cgroups[child] for child in self.children(path) if self._valid_partition(child)]
+        return frozenset().union(*(child.cpus for child in partitions if child.partition in kinds))
+
+    def _apart(self, task: Thread) -> bool:
+        """Whether it is a kernel thread to which only partitions of type isolated matter."""
+        return self._isolated_only and bool(task.flags & KERNEL_THREAD) and task.cgroup == "/"
+
+    def effective_of(self, task: Thread) -> Cpus:
+        """The CPUs that a thread may have."""
+        if self._apart(task):
+            return self._topology.online - self._taken("/", ["isolated"])
+        return self.effective(task.cgroup)
 
     def allowed(self, path: str) -> Cpus:
         """What a thread has that is bound to nothing: in the root also CPUs that are offline."""
@@ -137,7 +149,7 @@ class Cpusets(Part):
 
         If CPUs go offline or come online, those of the root are left alone.
         """
-        before = {thread: (self._css(t.cgroup), self.effective(t.cgroup)) for thread, t in self._threads.items()}
+        before = {thread: (self._css(t.cgroup), self.effective_of(t)) for thread, t in self._threads.items()}
         yield
         for path in sorted(self.cgroups):
             if self._valid_partition(path):
@@ -145,7 +157,7 @@ class Cpusets(Part):
         for thread, task in self._threads.items():
             if thread in unnoticed:
                 continue
-            css, effective = self._css(task.cgroup), self.effective(task.cgroup)
+            css, effective = self._css(task.cgroup), self.effective_of(task)
             if hotplug and css == "/":
                 if not task.cpus & effective:
                     task.reset(POSSIBLE, False)  # none of its CPUs is left, see do_set_cpus_allowed()

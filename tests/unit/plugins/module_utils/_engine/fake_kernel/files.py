@@ -19,7 +19,7 @@ class Files(Part):
 
     def __init__(self, parts: Parts, baseline: Baseline) -> None:
         self.files: Dict[str, str] = {
-            "/proc/sys/kernel/osrelease": "6.1.0-40-amd64",
+            "/proc/sys/kernel/osrelease": "7.2.0-1-amd64" if baseline.isolated_only else "6.1.0-40-amd64",
             "/proc/sys/kernel/random/boot_id": "11111111-2222-3333-4444-555555555555",
             "/usr/share/dbus-1/system-services/org.freedesktop.machine1.service": "[D-BUS Service]",
         }

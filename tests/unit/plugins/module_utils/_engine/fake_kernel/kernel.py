@@ -251,7 +251,7 @@ class FakeKernel(Host):
         task = self.threads.get(thread)
         if task is None:
             raise Skipped("the thread has ended")
-        if not task.ask(cpus, self.effective(task.cgroup)):
+        if not task.ask(cpus, self.part(Cpusets).effective_of(task)):
             raise Skipped("the kernel keeps this thread's affinity (Invalid argument)")
         self.note_write(f"affinity of thread {thread}")
 

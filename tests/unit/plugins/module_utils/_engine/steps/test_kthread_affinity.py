@@ -6,9 +6,14 @@
 
 from __future__ import annotations
 
+import pytest
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_jobs import engine, step
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.kernel import booted
-from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import FIXED, numbers
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.values import (
+    FIXED,
+    Baseline,
+    numbers,
+)
 
 
 def test_kernel_threads_are_kept_off_cpus_and_given_back() -> None:
@@ -33,3 +38,18 @@ def test_under_a_partition_there_is_nothing_left_to_keep_off() -> None:
         engine(kernel).apply("vm", [step("reserve_cpus", cpus="4-7", strategy="partition")])
         outcome = engine(kernel).apply("threads", [step("kthread_affinity", cpus="4-7")])
         assert not outcome.changes
+
+
+@pytest.mark.parametrize("isolated_only", [False, True])
+@pytest.mark.parametrize("kind", ["root", "isolated"])
+def test_a_partition_has_no_kernel_thread_that_may_move(kind: str, isolated_only: bool) -> None:
+    """Since Linux 7.0 the kernel keeps its threads off partitions of type isolated only."""
+    with booted(Baseline(isolated_only=isolated_only)) as kernel:
+        before = kernel.snapshot()
+        job = [step("reserve_cpus", cpus="4-7", strategy="partition", partition_type=kind)]
+        engine(kernel).apply("vm", job)
+        movable = [t for t in kernel.threads.values() if t.cgroup == "/" and not t.flags & FIXED]
+        assert movable and all(thread.cpus <= numbers("0-3") for thread in movable)
+        assert not engine(kernel).apply("vm", job).changed and engine(kernel).inspect()[1].changes == []
+        engine(kernel).revert()
+        assert kernel.snapshot() == before

@@ -64,6 +64,7 @@ HOSTS = {
     "hard": HARD,
     "hard, without systemd": HARD_WITHOUT_SYSTEMD,
     "hard, Linux 6.12": HARD._replace(remembers=True, refuses_by_mode=True, delegated=True, machine_slice=True),
+    "hard, Linux 7.2": HARD._replace(remembers=True, isolated_only=True, partitions=True, machine_slice=True),
 }
 
 
