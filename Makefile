@@ -28,9 +28,9 @@ JOBS ?= $(shell nproc)
 PYTHON ?= /usr/bin/python3
 # Pythons of managed hosts that the unit tests also run with, if they are installed.
 UNIT_PYTHONS ?= 3.8
-# The Debian of the virtual hosts with cgroup v2 of make test, which otherwise has libvirt and OpenRC of Debian 13, and
-# cgroup v1 of Debian 12, whose systemd is the last that boots that well.
-SUITE ?= bookworm
+# The Debian of the virtual hosts with cgroup v2 of make test; that with cgroup v1 is Debian 12, whose systemd is the
+# last that boots it well.
+SUITE ?= trixie
 # For isolate, audit and revert: another ansible-core than that of tests/requirements.txt, and a Python that it runs on.
 ANSIBLE_CORE ?=
 CORE_PYTHON ?= $(PYTHON)

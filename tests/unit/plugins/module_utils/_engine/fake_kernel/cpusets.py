@@ -15,7 +15,10 @@ from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.
     Part,
     Parts,
 )
-from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.threads import Thread, Threads
+from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.threads import (
+    Thread,
+    Threads,
+)
 from ansible_collections.vfio.isolation.tests.unit.plugins.module_utils._engine.fake_kernel.topology import (
     POSSIBLE,
     Topology,

@@ -182,7 +182,7 @@ def test_a_list_that_systemd_has_yet_to_apply_is_kept_off_the_cpus(strategy: str
 )
 def test_the_list_that_a_unit_s_files_give_it(tmp_path: Any, text: str, listed: Set[int]) -> None:
     ours = [f"{RUNTIME}/a.slice.d/{name}-AllowedCPUs.conf" for name in ("50", FINAL_DROP_IN)]
-    files = {path: "[Slice]\nAllowedCPUs=7" for path in ours}
+    files = dict.fromkeys(ours, "[Slice]\nAllowedCPUs=7")
     files["/etc/systemd/system/a.slice.d/x.conf"] = f"[Slice]\nAllowedCPUs={text}"
     host = FakeHost(str(tmp_path), files)
     assert Systemd(host).to_come("a.slice", "AllowedCPUs") == listed
