@@ -113,10 +113,10 @@ def _partition(view: View, cgroup: str, reservation: Reservation, host: CpuSet) 
         view.keep_off(own)
     for sibling in view.children(parent_of(cgroup)):
         # A sibling that lists one of the CPUs itself would make the partition invalid.
-        cpus = listed(view, sibling)
-        lists_them = (cpus | parse_list(view.journal.baseline.get(Address(CPUS, sibling), ""))) & own
+        theirs = listed(view, sibling)
+        lists_them = (theirs | parse_list(view.journal.baseline.get(Address(CPUS, sibling), ""))) & own
         if sibling not in reservation.by_cgroup and lists_them:
-            narrow(view, sibling, (cpus - own) or host)
+            narrow(view, sibling, (theirs - own) or host)
 
 
 def _slices(view: View, reservation: Reservation, host: CpuSet) -> None:
