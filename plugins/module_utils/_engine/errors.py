@@ -25,6 +25,16 @@ class NeedsRoot(IsolationError):
         super().__init__("isolation needs root on the host; run this with become: true")
 
 
+class NeedsCapability(IsolationError):
+    """Threads are to be bound or moved, and this root must not."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "threads can be bound and moved only with CAP_SYS_NICE, which root does not have here; run this on the host"
+            " itself, or in a container with its namespaces and that capability"
+        )
+
+
 class TimeLimit(Exception):
     """A time limit that ends a run anywhere. Not an IsolationError: what continues after one must not continue now."""
 

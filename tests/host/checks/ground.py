@@ -112,6 +112,7 @@ def snapshot() -> dict[str, str]:
 def _threads() -> dict[str, str]:
     """Where each thread may run, and on cgroup v1 its cpuset."""
     state: dict[str, str] = {}
+    on_v1 = ":cpuset:" in read("/proc/self/cgroup")
     for directory in glob.glob("/proc/[0-9]*/task/[0-9]*"):
         status, stat = read(f"{directory}/status"), read(f"{directory}/stat")
         allowed = re.search(r"^Cpus_allowed_list:\s*(.*)$", status, re.M)
@@ -121,8 +122,8 @@ def _threads() -> dict[str, str]:
             thread = f"{directory.split('/')[-1]}:{fields[19]} {name}"
             if not int(fields[6]) & PF_NO_SETAFFINITY:
                 state[f"thread {thread}"] = allowed.group(1)
-            place = re.search(r"^\d+:cpuset:(.*)$", read(f"{directory}/cgroup"), re.M)
-            if place:  # on cgroup v1
+            place = re.search(r"^\d+:cpuset:(.*)$", read(f"{directory}/cgroup"), re.M) if on_v1 else None
+            if place:
                 state[f"thread-place {thread}"] = place.group(1)
     return state
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from .ground import (
     JOURNAL,
+    affinity,
     assert_isolated,
     at_end,
     engine,
@@ -25,9 +26,11 @@ from .ground import (
     read,
     refused,
     revert,
+    service,
     sh,
     snapshot,
     step,
+    strategies,
     take_offline,
     unchanged,
     write,
@@ -79,6 +82,20 @@ def check_not_root() -> None:
     ).stdout
     assert "needs root" in printed and printed.count("\n") == 1, printed
     unchanged(before)
+
+
+def check_without_cap_sys_nice() -> None:
+    """Root as in most containers: it could change the cpusets, and not give threads back what that resets."""
+    pinned = service("pinned", "5", "User=nobody")
+    isolate()
+    before = snapshot()
+    for call in ("ground.revert()", *(f"ground.isolate('x', '3', strategy='{name}')" for name in strategies())):
+        code = f"from checks import ground\nprint(ground.refused(lambda: {call}))"
+        command = ["setpriv", "--bounding-set=-sys_nice", sys.executable, "-c", code]
+        assert "only with CAP_SYS_NICE" in subprocess.check_output(command, text=True)
+    unchanged(before)
+    revert()
+    assert affinity(pinned) == "5"
 
 
 def check_cgroups() -> None:

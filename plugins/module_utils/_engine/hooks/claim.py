@@ -202,10 +202,10 @@ def lasting_partition(around: HostContext, cgroup: str, creators: Sequence[str])
         for position, step in enumerate(claim.steps):
             if not _reserves(claim, position, cgroup):
                 continue
-            asked, path = step.arguments["strategy"], _path(claim, position)
-            is_partition = _strategy(asked, around, path, _cpus_of(claim, position, around)) == "partition"
+            asked, cpus = step.arguments["strategy"], _cpus_of(claim, position, around)
+            is_partition = _strategy(asked, around, _path(claim, position), cpus) == "partition"
             if is_partition and (asked == "partition" or claim.created_by not in creators):
-                found |= _cpus_of(claim, position, around)
+                found |= cpus
     return found
 
 
@@ -245,11 +245,10 @@ def _path(claim: Claim, position: int) -> str:
 
 
 def _relax(claim: Claim, position: int, around: HostContext, shared: CpuSet) -> Step:
-    step, path = claim.steps[position], _path(claim, position)
+    step, cpus = claim.steps[position], _cpus_of(claim, position, around)
     given = dict(step.arguments)
-    if given["strategy"] == "auto":
-        is_partition = _strategy("auto", around, path, _cpus_of(claim, position, around)) == "partition"
-        given["strategy"] = "slices" if is_partition else "auto"
+    if given["strategy"] == "auto" and _strategy("auto", around, _path(claim, position), cpus) == "partition":
+        given["strategy"] = "slices"
     if given["strategy"] != "partition" and is_given(given["emulator_cpus"]) and shared:
         emulator = evaluate(given["emulator_cpus"], around.topology, "emulator_cpus", must_be_online=False)
         given["emulator_cpus"] = "" if emulator & shared else given["emulator_cpus"]

@@ -14,15 +14,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 from typing import Callable, ContextManager, List, Optional, Sequence, Tuple
 
-from ..errors import IsolationError, Refused, Skipped, failed
+from ..errors import IsolationError, NeedsCapability, NeedsRoot, Refused, Skipped, failed
 from ..text.cpus import CpuSet
 from .lock import locked
 
 Run = Callable[[Sequence[str]], Tuple[int, str, str]]
 
+CAP_SYS_NICE = 23  # include/uapi/linux/capability.h
 # What is returned for a directory that does not exist (any more), or that no directory can be.
 GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESRCH, errno.ENODEV, errno.ENAMETOOLONG}
 # What says nothing about the file that was to be read: who takes it for gone forgets what it had before.
@@ -334,6 +336,12 @@ class Host:
         from .process import wait_for_end  # only what watches virtual machines needs it
 
         wait_for_end(process)
+
+    def check_may_bind(self) -> None:
+        """Raise IsolationError without CAP_SYS_NICE, which root lacks in most containers, see capabilities(7)."""
+        match = re.search(r"^CapEff:\s*([0-9a-f]+)$", self.read("/proc/self/status") or "", re.MULTILINE)
+        if match and not int(match.group(1), 16) & 1 << CAP_SYS_NICE:
+            raise NeedsCapability() if os.geteuid() == 0 else NeedsRoot()
 
     def affinity(self, thread: int) -> Optional[CpuSet]:
         """The CPUs that a thread may run on; None if it has ended. See sched_getaffinity(2)."""

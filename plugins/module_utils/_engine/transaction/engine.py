@@ -26,6 +26,7 @@ from typing import (
 from ..arguments import check_claim
 from ..errors import IsolationError, sentence_of
 from ..journal import JournalFile
+from ..kernel.cpuset import TASK_AFFINITY, TASK_CGROUP
 from ..kernel.host import Host
 from ..model import Address, Change, Claim, Granted, Journal, Step
 from ..resources import Resources
@@ -139,6 +140,7 @@ class Engine:
             if not check and any(journal.baseline.get(a) != value for a, value in plan.requested.items()):
                 self._execution().save_choices(journal, plan)
             return self._outcome(plan, (), {})
+        self._check_threads(plan)
         if check:
             return self._outcome(plan, acting, {})._replace(changed=True)
         done = self._execution().apply(journal, plan, claims, claim, acting, replaces=bool(leaving))
@@ -167,6 +169,7 @@ class Engine:
             journal = self._load(check)
             claims = {**journal.claims, UNCLAIMED: Claim((step,), ())}
             plan = fold(self.resources, journal, claims, {}, only=lambda _address, author: author.claim == UNCLAIMED)
+            self._check_threads(plan)
             requested = requested_by_reset(plan.view, plan.changes, plan.requested)
             if check:
                 return self._outcome(plan, (step,), {})._replace(requested=requested)
@@ -194,6 +197,7 @@ class Engine:
                 return Outcome(False, [], {}, {}, {"claims": []}, warnings)
             claims = {name: claim for name, claim in journal.claims.items() if name not in leaving}
             plan = fold_claims(self.resources, journal, claims, [journal.claims[name] for name in leaving])
+            self._check_threads(plan)
             plan.view.notes["claims"] = leaving
             plan.view.warnings[:0] = warnings[len(self._warnings()) :]
             writer = None if check else self._execution().revert(journal, plan, claims)
@@ -206,6 +210,7 @@ class Engine:
         with self.journal_file.locked(self._lock_timeout, check):
             journal = self._load(check)
             plan = fold_prior(self.resources, journal, values)
+            self._check_threads(plan)
             if check:
                 return self._outcome(plan, (), {})
             return self._outcome(plan, (), {}, self._execution().restore(journal, plan))
@@ -227,6 +232,12 @@ class Engine:
         if not check:
             self._owed = self.resources.cgroups.finish()
         return journal
+
+    def _check_threads(self, plan: Plan) -> None:
+        """Raise IsolationError if threads are to be bound or moved that we could not give back."""
+        kinds = {change.address.kind for change in (*plan.changes, *plan.keeps)}
+        if kinds & {TASK_AFFINITY, TASK_CGROUP}:
+            self.host.check_may_bind()
 
     def _execution(self) -> Execution:
         from .execution import Execution  # a run that changes nothing does not need it

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -139,3 +140,22 @@ def test_a_file_system_that_cannot_sync_a_directory_is_no_failure(
             host.save("/x/y", "new")
     else:
         host.save("/x/y", "new")
+
+
+@pytest.mark.parametrize(
+    ("effective", "user", "said"),
+    [
+        ("000001ffffffffff", 0, ""),
+        ("0000000000800000", 1000, ""),
+        ("000001ffff7fffff", 0, "only with CAP_SYS_NICE"),
+        ("00000000a80425fb", 0, "only with CAP_SYS_NICE"),  # as Docker has it
+        ("0000000000000000", 1000, "needs root"),
+    ],
+)
+def test_who_may_bind_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, effective: str, user: int, said: str
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    host = FakeHost(str(tmp_path), {"/proc/self/status": f"CapPrm:\t0\nCapEff:\t{effective}\nCapBnd:\t0\n"})
+    with pytest.raises(IsolationError, match=said) if said else contextlib.nullcontext():
+        host.check_may_bind()

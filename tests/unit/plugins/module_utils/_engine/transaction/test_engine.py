@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from typing import Callable, Iterable, Optional
 
 import pytest
@@ -805,3 +806,26 @@ def test_a_prior_with_a_cgroup_in_one_that_does_not_exist_is_refused_in_a_senten
         with pytest.raises(IsolationError, match=r"not everything could be restored: .*ENOENT"):
             engine(kernel).restore_prior({f"cgroup.exists:{path}": "present", f"cgroup.cpus:{path}": "1"})
         assert kernel.snapshot() == before
+
+
+def test_without_the_right_to_bind_threads_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their affinities, which cpusets reset, could not be given back."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with booted() as kernel:
+        engine(kernel).apply("before", whole_job("4", "slices"))
+        kernel.files["/proc/self/status"] = "Name:\tpython3\nCapEff:\t000001ffff7fffff\n"
+        before = kernel.snapshot()
+        bind = step("kthread_affinity", cpus="6")
+        for call in (
+            lambda check: engine(kernel).apply("vm", whole_job("6", "slices"), check),
+            lambda check: engine(kernel).extend("before", bind, check),
+            lambda check: engine(kernel).once(bind, check),
+            lambda check: engine(kernel).revert(None, check),
+            lambda check: engine(kernel).restore_prior({"task.affinity:102:5102": "0-7"}, check),
+        ):
+            for check in (True, False):
+                with pytest.raises(IsolationError, match="CAP_SYS_NICE"):
+                    call(check)
+        assert kernel.snapshot() == before
+        governor = step("cpu_governor", governor="performance")
+        assert engine(kernel).once(governor).changed and engine(kernel).inspect()[0].claims
