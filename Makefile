@@ -7,8 +7,9 @@
 # make revert     reverts everything
 # make stop       stops the virtual host
 #
-# make isolate INVENTORY=hosts.ini VM_CPUS=8-15,24-31 EXTRA='--check --diff'
-#                 the same on your own machines, but only shows what would change
+# make isolate INVENTORY=hosts.ini EXTRA='--check --diff'
+#                 the same on your own machines, but only shows what would change; the CPUs are those of the inventory
+#                 (isolate_vm_cpus), or with VM_CPUS=8-15,24-31 the same on each host
 #
 # make test       all tests: make lint, make unit, make host
 # make soak       10,000 random lives of hosts on the model, or LIVES=N of them; SEED=N repeats those of a seed
@@ -18,7 +19,7 @@
 # make bench      the figures
 # make clean      removes what was made in this directory
 
-VM_CPUS ?= 4-7
+VM_CPUS ?=
 INVENTORY ?=
 EXTRA ?=
 # Of random lives
@@ -55,26 +56,27 @@ endif
 say = @printf '\n== %s\n'
 packages = @tests/setup/debian_packages.sh
 virtual_host = $(PYTHON) tests/virtual_host/cli.py
-start = $(virtual_host) start --suite $(SUITE)
 plugins = ansible_collections.vfio.isolation.plugins
+link = .cache/collections/ansible_collections/vfio/isolation
 lives = tests/unit/plugins/module_utils/_engine/transaction/test_lives.py
 
 .PHONY: isolate audit revert stop test lint unit host soak soak-host matrix controllers bench clean tools qemu virtual-host
 
-ifdef INVENTORY
+# On hosts of one's own, their variables say which CPUs, and the ansible-playbook that is there will do.
+ifneq ($(INVENTORY),)
 inventory = $(INVENTORY)
+vm_cpus = $(VM_CPUS)
+isolate audit revert: $(if $(ANSIBLE_CORE),tools,$(if $(shell command -v ansible-playbook),$(link),tools))
 else
 inventory = $$($(virtual_host) inventory --name default)
-isolate audit revert: virtual-host
+vm_cpus = $(or $(VM_CPUS),4-7)
+isolate audit revert: tools virtual-host
 endif
 
-isolate: tools
-	$(say) 'Isolating CPUs $(VM_CPUS)'
-	ansible-playbook -i "$(inventory)" playbooks/isolate.yml -e isolate_vm_cpus='$(VM_CPUS)' $(EXTRA)
-
-audit revert: tools
+isolate: options = $(if $(vm_cpus),-e isolate_vm_cpus='$(vm_cpus)')
+isolate audit revert:
 	$(say) 'Running playbooks/$@.yml'
-	ansible-playbook -i "$(inventory)" playbooks/$@.yml $(EXTRA)
+	ansible-playbook -i "$(inventory)" playbooks/$@.yml $(options) $(EXTRA)
 
 stop:
 	$(virtual_host) stop --name default
@@ -121,12 +123,14 @@ host: tools qemu .cache/bench/complete
 	$(packages) gcc libc6-dev
 	$(say) 'Tests on six virtual hosts: Molecule scenarios, then pytest'
 	trap 'for name in test test-b test-v1 test-libvirt test-isolcpus test-openrc; do $(virtual_host) stop --name $$name; done' EXIT; \
-	both() { for job; do $$job & pids+=($$!); done; for pid in "$${pids[@]}"; do wait $$pid; done; pids=(); }; \
-	both '$(start) --name test' '$(virtual_host) start --name test-libvirt --flavour libvirt'; \
-	$(start) --name test-isolcpus --cmdline 'isolcpus=4-7 nohz_full=4-7 rcu_nocbs=4-7' & pids=($$!); \
-	both '$(virtual_host) start --name test-openrc --flavour openrc'; \
-	both '$(start) --name test-b' \
-	    '$(virtual_host) start --suite bookworm --name test-v1 --cmdline systemd.unified_cgroup_hierarchy=0'; \
+	printf '%s\n' \
+	    'test-libvirt --suite $(SUITE) --flavour libvirt' \
+	    'test --suite $(SUITE)' \
+	    'test-openrc --suite $(SUITE) --flavour openrc' \
+	    'test-v1 --suite bookworm --cmdline systemd.unified_cgroup_hierarchy=0' \
+	    'test-isolcpus --suite $(SUITE) --cmdline "isolcpus=4-7 nohz_full=4-7 rcu_nocbs=4-7"' \
+	    'test-b --suite $(SUITE)' | \
+	    xargs -L 1 -P 2 $(virtual_host) start --name; \
 	first="$$($(virtual_host) inventory --name test)"; \
 	second="$$($(virtual_host) inventory --name test-b)"; \
 	export VFIO_V1_INVENTORY="$$($(virtual_host) inventory --name test-v1)"; \
@@ -134,8 +138,8 @@ host: tools qemu .cache/bench/complete
 	export VFIO_OPENRC_INVENTORY="$$($(virtual_host) inventory --name test-openrc)"; \
 	export VFIO_ISOLCPUS_INVENTORY="$$($(virtual_host) inventory --name test-isolcpus)"; \
 	export MOLECULE_COMMAND_BORDERS=false; \
-	both "env VFIO_INVENTORY=$$first molecule test --scenario-name partition" \
-	    "env VFIO_INVENTORY=$$second molecule test --scenario-name slices"; \
+	printf '%s\n' "$$first partition" "$$second slices" | \
+	    xargs -L 1 -P 2 sh -c 'VFIO_INVENTORY=$$0 exec molecule test --scenario-name "$$1"'; \
 	VFIO_INVENTORY="$$first $$second" pytest --numprocesses 2 --durations 12 tests/host; \
 	cat .cache/parity.md
 
@@ -189,7 +193,7 @@ clean:
 	rm -rf .ansible .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .venv
 
 # The controller's tools, and a link that shows this checkout as the collection.
-tools: .venv/complete .cache/collections/ansible_collections/vfio/isolation
+tools: .venv/complete $(link)
 
 .venv/complete: tests/requirements.txt
 	$(packages) python3 python3-venv openssh-client
@@ -204,7 +208,7 @@ tools: .venv/complete .cache/collections/ansible_collections/vfio/isolation
 	$(@D)/bin/pip install --quiet --disable-pip-version-check ansible-core==$(ANSIBLE_CORE)
 	touch $@
 
-.cache/collections/ansible_collections/vfio/isolation:
+$(link):
 	mkdir -p $(@D)
 	ln -sfn ../../../.. $@
 
