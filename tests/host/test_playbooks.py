@@ -114,6 +114,28 @@ def test_isolate_audit_revert(host: VirtualHost) -> None:
     assert nothing.returncode == 0 and "changed=0" in nothing.stdout, nothing.stdout
 
 
+def test_only_the_claim_that_is_named_to_a_playbook_counts(host: VirtualHost) -> None:
+    """The isolate_claim of a host's variables neither narrows a revert nor an audit, whose result reaches machines."""
+    for claim, cpus in (("win11", "4-5"), ("audio", "6")):
+        play(host, "playbooks/isolate.yml", "-e", f"isolate_claim={claim} isolate_vm_cpus={cpus}")
+    named = ("-e", "isolate_claim=other")
+    audit = play(host, "playbooks/audit.yml", *named, ANSIBLE_SHOW_CUSTOM_STATS="true")
+    assert audit.returncode == 0 and "missing_claims: []" in audit.stdout, audit.stdout
+    statistics = " ".join(audit.stdout.partition("CUSTOM STATS")[2].split())
+    assert "claims: - audio - win11" in statistics and "vm_cpus: 4-6" in statistics, audit.stdout
+
+    one = play(host, "playbooks/revert.yml", "-e", "revert_claim=audio isolate_serial=1 isolate_hosts=vfio_hosts")
+    assert one.returncode == 0 and "changed=1" in one.stdout, one.stdout
+    assert kernel(host, "/sys/fs/cgroup/machine.slice/cpuset.cpus.effective") == "4-5"
+    elsewhere = play(host, "playbooks/revert.yml", "-e", "isolate_hosts=nowhere")
+    assert "no hosts matched" in elsewhere.stdout, elsewhere.stdout
+    play(host, "playbooks/revert.yml", *named)
+    assert kernel(host, "/sys/fs/cgroup/cpuset.cpus.effective") == "0-7"
+    missing = play(host, "playbooks/audit.yml", "-e", "audit_claim=win11")
+    assert missing.returncode == 2 and "- win11" in missing.stdout, missing.stdout
+    assert "strategy: none, since nothing is claimed" in missing.stdout, missing.stdout
+
+
 def test_a_new_kernel_thread_fails_only_a_strict_audit(host: VirtualHost) -> None:
     """The kernel gives it all CPUs. The audit counts it, until the next run binds it and says so."""
     vm_cpus = ("-e", "isolate_vm_cpus=4-7")
