@@ -218,9 +218,9 @@ def test_role_variables(host: VirtualHost) -> None:
     assert kernel(host, "/proc/irq/default_smp_affinity") == "ff"
     journal = json.loads(kernel(host, "/run/vfio-isolation/journal.json"))
     assert [step["name"] for step in journal["claims"]["win11"]["steps"]] == ["reserve_cpus"]
-    other = play(host, "playbooks/revert.yml", "-e", "isolate_claim=other")
+    other = play(host, "playbooks/revert.yml", "-e", "revert_claim=other")
     assert "changed=0" in other.stdout, other.stdout
-    done = play(host, "playbooks/revert.yml", "-e", "isolate_claim=win11")
+    done = play(host, "playbooks/revert.yml", "-e", "revert_claim=win11")
     assert "changed=1" in done.stdout, done.stdout
     assert kernel(host, "/sys/fs/cgroup/cpuset.cpus.effective") == "0-7"
 
