@@ -171,8 +171,12 @@ def check_revert_persistent_allowed_cpus() -> None:
     os.makedirs("/etc/systemd/system/system.slice.d", exist_ok=True)
     write("/etc/systemd/system/system.slice.d/mine.conf", "[Slice]\nAllowedCPUs=0-6\n")
     sh("systemctl daemon-reload")
-    while read(f"{CGROUP}/system.slice/cpuset.cpus") != "0-6":  # until systemd looks at a slice beside it
+    for _attempt in range(5):  # systemd applies it when it looks at a slice beside it
         sh("systemctl set-property user.slice AllowedCPUs=2-5")
+        if read(f"{CGROUP}/system.slice/cpuset.cpus") == "0-6":
+            break
+    else:
+        raise AssertionError("systemd did not apply its files")
     for strategy in strategies():
         before = snapshot()
         isolate(strategy=strategy)
