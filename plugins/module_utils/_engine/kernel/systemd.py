@@ -62,6 +62,11 @@ def _units(note: str) -> List[str]:
     return note.split()
 
 
+def _list_of(words: str) -> CpuSet:
+    """A list as unit files have it, between commas or blanks. Raises ValueError."""
+    return parse_list(",".join(words.replace(",", " ").split()))
+
+
 class Systemd:
     """The system manager of a host."""
 
@@ -124,12 +129,16 @@ class Systemd:
 
         A cgroup without it gets it when systemd looks at the unit again: some time after a daemon-reload.
         """
-        ours = [self._final(unit, prop), *(f"{place}/{unit}.d/50-{prop}.conf" for place in (RUNTIME, TRANSIENT))]
+        ours = [self._final(unit, prop), *self._runtime_files(unit, prop)]
         try:
-            words = " ".join(self._files.words(unit, prop, without=ours))
-            return parse_list(",".join(words.replace(",", " ").split()))
+            return _list_of(" ".join(self._files.words(unit, prop, without=ours)))
         except ValueError:  # systemd takes no notice of it, either
             return NONE
+
+    @staticmethod
+    def _runtime_files(unit: str, prop: str) -> List[str]:
+        """Where set-property may leave a drop-in that lasts until the next boot."""
+        return [f"{directory}/{unit}.d/50-{prop}.conf" for directory in (RUNTIME, TRANSIENT)]
 
     @staticmethod
     def _final(unit: str, prop: str) -> str:
@@ -171,8 +180,7 @@ class Systemd:
 
     def drop_in(self, unit: str, prop: str) -> Optional[str]:
         """The drop-in that set_property left behind; None if there is none."""
-        paths = (f"{directory}/{unit}.d/50-{prop}.conf" for directory in (RUNTIME, TRANSIENT))
-        return next((path for path in paths if self._host.exists(path)), None)
+        return next((path for path in self._runtime_files(unit, prop) if self._host.exists(path)), None)
 
     def runtime_value(self, unit: str, prop: str) -> Optional[str]:
         """What the runtime drop-in says; None if it does not exist. Raises IsolationError if that is no value."""
@@ -194,7 +202,7 @@ class Systemd:
             if name.strip() == prop:  # lists add up, and an empty one resets them, see systemd.resource-control(5)
                 listed = f"{listed} {value.strip()}" if value.strip() else ""
         try:
-            return format_list(parse_list(",".join(listed.replace(",", " ").split())))
+            return format_list(_list_of(listed))
         except ValueError as error:
             raise IsolationError(
                 f"{path}: {prop}={listed.strip()[:80]!r} is not a list: {error}. {_CORRECT_IT}"

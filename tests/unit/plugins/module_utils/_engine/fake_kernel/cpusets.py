@@ -108,13 +108,9 @@ class Cpusets(Part):
         partitions = [self.cgroups[child] for child in self.children(path) if self._valid_partition(child)]
         return frozenset().union(*(child.cpus for child in partitions if child.partition in kinds))
 
-    def _apart(self, task: Thread) -> bool:
-        """Whether it is a kernel thread to which only partitions of type isolated matter."""
-        return self._isolated_only and bool(task.flags & KERNEL_THREAD) and task.cgroup == "/"
-
     def effective_of(self, task: Thread) -> Cpus:
         """The CPUs that a thread may have."""
-        if self._apart(task):
+        if self._isolated_only and task.flags & KERNEL_THREAD and task.cgroup == "/":
             return self._topology.online - self._taken("/", ["isolated"])
         return self.effective(task.cgroup)
 

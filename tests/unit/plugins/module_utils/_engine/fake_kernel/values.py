@@ -71,9 +71,7 @@ class Baseline(NamedTuple):
 
     systemd: bool = True
     remembers: bool = False  # since Linux 6.2: what a user thread asked for
-    isolated_only: bool = (
-        False  # since Linux 7.0: kernel threads are kept off partitions of type isolated, and no others
-    )
+    isolated_only: bool = False  # since Linux 7.0: kernel threads follow partitions of type isolated only
     refuses_by_mode: bool = False  # newer kernels: a managed interrupt's file is read-only
     resets: bool = True  # since systemd 254: the drop-in of set-property resets what others list
     partitions: bool = False  # since systemd 261: the partition type is a property of a unit
