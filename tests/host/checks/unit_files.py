@@ -19,6 +19,7 @@ from .ground import (
     isolate,
     read,
     refused,
+    reload_and_apply,
     revert,
     service,
     sh,
@@ -52,15 +53,9 @@ def _reloaded_at_end() -> None:
     at_end(lambda: sh("systemctl daemon-reload; systemd-run --quiet --wait true; systemctl daemon-reload"))
 
 
-def _reload_and_apply(unit: str = "system.slice") -> None:
-    """After a daemon-reload, systemd 257 applies files when it looks at a unit again: one starts in or beside it."""
-    beside = unit if unit.endswith(".slice") else "system.slice"
-    sh(f"systemctl daemon-reload; systemd-run --quiet --wait --slice={beside} true")
-
-
 def _ours_lasts(cgroup: str, what: str) -> None:
     """Theirs is in force; ours is through a daemon-reload and in a second run, until it is reverted."""
-    _reload_and_apply(os.path.basename(cgroup))
+    reload_and_apply(os.path.basename(cgroup))
     assert read(f"{CGROUP}{cgroup}/cpuset.cpus") == "2-5", what
     before, property_before = snapshot(), _property(cgroup)
     ours = [step("cpuset", path=cgroup, cpus="0-3")]
@@ -74,7 +69,7 @@ def _ours_lasts(cgroup: str, what: str) -> None:
     revert()
     unchanged(before, what)
     assert _property(cgroup) == property_before, what
-    _reload_and_apply(os.path.basename(cgroup))
+    reload_and_apply(os.path.basename(cgroup))
     assert read(f"{CGROUP}{cgroup}/cpuset.cpus") == "2-5", what
 
 
@@ -148,7 +143,7 @@ def check_drop_in_for_all_slices_and_scopes() -> None:
     _reloaded_at_end()
     _given("/etc/systemd/system/slice.d/90-x.conf", f"[Slice]\n{THEIRS}")
     _given("/usr/local/lib/systemd/system/scope.d/90-x.conf", f"[Scope]\n{THEIRS}")
-    _reload_and_apply()
+    reload_and_apply()
     assert read(f"{CGROUP}/user.slice/cpuset.cpus") == read(f"{CGROUP}/init.scope/cpuset.cpus") == "2-5"
     for strategy in ("partition", "slices"):
         before = snapshot()
@@ -203,7 +198,7 @@ def check_controller_that_is_disabled_later() -> None:
     path = "/run/systemd/system/-.slice.d/x.conf"
     _reloaded_at_end()
     _given(path, "[Slice]\nDisableControllers=cpuset\n")
-    _reload_and_apply()
+    reload_and_apply()
     assert "cpuset" not in read(f"{CGROUP}/cgroup.subtree_control").split()
     warnings = isolate().warnings
     assert any("-.slice has DisableControllers=cpuset" in warning for warning in warnings), warnings
