@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 
-from .ground import JOURNAL, assert_isolated, at_end, revert, sh, snapshot, strategies, unchanged
+from .ground import JOURNAL, revert, snapshot, strategies, unchanged
 
 RUN = (
     "import json, sys; from checks.ground import *\n"
@@ -23,10 +23,9 @@ RUN = (
 )
 
 
-def _isolate(strategy: str, *before: str, capabilities: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the job after these shell commands in a mount namespace, with these changes to its capabilities."""
-    drop = f"setpriv --bounding-set {capabilities} --inh-caps {capabilities}" if capabilities else ""
-    script = "; ".join(["set -e", *before, f'exec {drop} "$@"'])
+def _isolate(strategy: str, *before: str) -> subprocess.CompletedProcess[str]:
+    """Run the job after these shell commands in a mount namespace."""
+    script = "; ".join(["set -e", *before, 'exec "$@"'])
     command = ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", RUN, strategy]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -81,24 +80,3 @@ def check_read_only_cgroups() -> None:
     """As in a container: the sentence names the file, and nothing is changed."""
     sentence = _refused("mount -o remount,bind,ro /sys/fs/cgroup")
     assert "/sys/fs/cgroup" in sentence or "systemctl" in sentence, sentence
-
-
-def check_no_cap_sys_nice() -> None:
-    """Root that may bind no thread of others: it works if nobody need be bound, else the sentence says what is refused.
-
-    Before Linux 6.2, the kernel already refuses to switch the controller on.
-    """
-    sh("useradd --system vfio-check 2> /dev/null || true")
-    at_end(lambda: sh("userdel vfio-check"))
-    sleeper = subprocess.Popen(["setpriv", "--reuid", "vfio-check", "taskset", "-c", "5", "sleep", "1000"])
-    at_end(lambda: (sleeper.kill(), sleeper.wait()))
-    before = snapshot()
-    done = _isolate("auto", capabilities="-sys_nice")
-    if done.returncode == 0:
-        assert_isolated(strategy=json.loads(done.stdout)["strategy"])
-        revert()
-    else:
-        sentence = done.stderr
-        assert "Operation not permitted" in sentence and "Everything is back as it was" in sentence, sentence
-        print(sentence)
-    unchanged(before)
